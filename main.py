@@ -27,8 +27,10 @@ Shapes: B transitions in a batch, O numbers in an observation, A actions.
 
 # %% Configuration: standard library only, so that a typo is answered before the slow imports
 import argparse
+import hashlib
 import io
 import itertools
+import logging
 import os
 import pickle
 import pickletools
@@ -133,21 +135,35 @@ def check_paths(config: Config) -> None:
             raise ValueError(f"--out must not hold a folder {name}, as {config.out!r} does")
 
 
+def parse_value(f: Any, text: str) -> Any:
+    """One value of field f. Raises ValueError if it is not of the type that the default has."""
+    kind = type(f.default[0] if isinstance(f.default, tuple) else f.default)
+    try:
+        return kind(text)
+    except ValueError:
+        noun = "a whole number" if kind is int else "a number"
+        allowed = f.metadata["allowed"]
+        raise ValueError(f"{flag(f)} must be {noun} in {allowed}, not {text!r}") from None
+
+
 def parse_config(argv: list[str] | None = None) -> Config:
     """The command line as a Config; exits with status 2 and one line if it is wrong."""
     parser = Parser("main.py", description=__doc__.split("\n")[0], allow_abbrev=False)
     for f in fields(Config):
-        many = isinstance(f.default, tuple)
         parser.add_argument(
             flag(f),
             help=f"{f.metadata['help']} (default {f.default}; {f.metadata['allowed']})",
-            type=type(f.default[0] if many else f.default),
-            nargs="+" if many else None,
+            nargs="+" if isinstance(f.default, tuple) else None,
             default=argparse.SUPPRESS,
         )
     given = vars(parser.parse_args(argv))
     try:
-        config = Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+        for f in fields(Config):
+            if f.name in given and isinstance(f.default, tuple):
+                given[f.name] = tuple(parse_value(f, text) for text in given[f.name])
+            elif f.name in given:
+                given[f.name] = parse_value(f, given[f.name])
+        config = Config(**given)
         check_paths(config)
         return config
     except ValueError as error:
@@ -176,12 +192,17 @@ def quit_on_interrupt(out: str) -> None:
 
 
 if __name__ == "__main__" and not hasattr(sys, "ps1"):  # a script, not a cell in an editor
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # None if the shell has closed it
+    sys.stderr = sys.stderr or open(os.devnull, "w")
+    sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold any letter
     quit_on_interrupt(".")
     quit_on_interrupt(parse_config().out)
 
 # %% Imports
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # faster than a GPU for networks this small
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # games draw into memory, not into a window
+
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no word about a missing HOME
 
 import chex  # noqa: E402
 import gymnasium as gym  # noqa: E402
@@ -205,12 +226,15 @@ def init_params(rng: Array, sizes: tuple[int, ...]) -> Params:
     2.6): the network starts by believing that nothing can fail, so what does fail stands out.
     """
     layers = [
-        {"w": nn.initializers.lecun_normal()(key, (n, m), jnp.float32), "b": jnp.zeros(m)}
+        {
+            "w": nn.initializers.lecun_normal()(key, (n, m), jnp.float32),
+            "b": jnp.zeros(m, jnp.float32),
+        }
         for key, n, m in zip(random.split(rng, len(sizes) - 1), sizes[:-1], sizes[1:], strict=True)
     ]
     *hidden, output = layers
     output = {"w": 0.1 * output["w"], "b": output["b"] + 1}
-    return {"scale": jnp.ones(sizes[0]), "hidden": {"silu": hidden}, "output": output}
+    return {"scale": jnp.ones(sizes[0], jnp.float32), "hidden": {"silu": hidden}, "output": output}
 
 
 def dense(layer: Params, x: Array) -> Array:
@@ -408,7 +432,7 @@ def progress_bar(total_steps: int) -> tqdm:
         total=total_steps,
         desc="training",
         bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
-        mininterval=0.1 if sys.stderr and sys.stderr.isatty() else 3600,
+        mininterval=0.1 if sys.stderr.isatty() else 3600,
     )
 
 
@@ -456,9 +480,14 @@ def train(config: Config) -> tuple[Params, History]:
             batch = sample_batch(memory_rng, memory, config.updates * config.batch_size)
             batches = tree.map(lambda x: x.reshape(config.updates, -1, *x.shape[1:]), batch)
             learner = update_round(learner, batches, config=config)
+            if not all(np.isfinite(leaf).all() for leaf in tree.leaves(learner.params)):
+                raise FloatingPointError(
+                    f"parameters are no longer finite after {step} steps: "
+                    "try a smaller --learning-rate"
+                )
 
         # Evaluate.
-        if step > config.warmup_steps and step % config.eval_every == 0:
+        if step % config.eval_every == 0 or step == config.total_steps:
             score = float(
                 evaluate(stream(seed, "eval", step), learner.params, config=config).mean()
             )
@@ -506,11 +535,18 @@ def save_params(path: Path | str, params: Params, *, config: Config) -> None:
         "env_id": config.env_id,
         "sizes": [len(arrays["scale"]), *(len(layer["b"]) for layer in layers)],
         "params": arrays,
+        "sha256": digest(arrays),
         "config": {f.name: getattr(config, f.name) for f in fields(config) if f.compare},
         "seed": config.seed,
         "versions": {name: version(name) for name in ("jax", "optax", "gymnasium", "numpy")},
     }
     write(Path(path), pickle.dumps(content, protocol=4))
+
+
+def digest(params: Params) -> str:
+    """A checksum: one changed bit in a parameter gives another one."""
+    leaves = (np.asarray(leaf).tobytes() for leaf in tree.leaves(params))
+    return hashlib.sha256(b"".join(leaves)).hexdigest()
 
 
 class Pickled:
@@ -544,7 +580,7 @@ def unpickle_array(pickled: Pickled, *shape: int) -> np.ndarray:
         raise ValueError(f"an array is not float32 of shape {shape}")
     array = np.frombuffer(data, "<f4").reshape(shape, order="F" if fortran else "C")
     if not np.isfinite(array).all():
-        raise ValueError("a parameter is not finite")
+        raise ValueError("an array is not finite")
     return array
 
 
@@ -576,7 +612,12 @@ def load_params(path: Path | str, env_id: str | None = None) -> Params:
             )
         ]
         scale = unpickle_array(p["scale"], sizes[0])
-        return {"scale": scale, "hidden": {"silu": layers[:-1]}, "output": layers[-1]}
+        if not (scale > 0).all():
+            raise ValueError("its scale is not positive")
+        params = {"scale": scale, "hidden": {"silu": layers[:-1]}, "output": layers[-1]}
+        if digest(params) != content["sha256"]:
+            raise ValueError("its checksum is wrong")
+        return params
     except Exception as error:
         raise ValueError(f"{path} cannot be used: {ascii(str(error))[1:-1]:.200}") from None
 
@@ -622,13 +663,13 @@ def learning_curve(history: History, *, config: Config) -> bytes:
     """A PNG of the returns during training against environment steps."""
     figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
     axes = figure.subplots()
-    steps, returns = np.transpose(history.episodes)
-    mean = np.convolve(returns, np.ones(100))[: len(returns)] / np.minimum(
-        np.arange(len(returns)) + 1, 100
-    )
+    steps, returns = np.reshape(history.episodes, (-1, 2)).T
+    mean = [np.mean(returns[max(0, n - 100) : n]) for n in range(1, len(returns) + 1)]
     axes.plot(steps, returns, ".", color="0.7", label="episode")
     axes.plot(steps, mean, color="C0", label="mean of 100 episodes")
-    axes.plot(*np.transpose(history.evaluations), "o-", color="C1", label="greedy evaluation")
+    axes.plot(
+        *np.reshape(history.evaluations, (-1, 2)).T, "o-", color="C1", label="greedy evaluation"
+    )
     axes.axhline(475, color="0.4", linestyle="--", linewidth=1, label="solved (475)")
     axes.set(xlabel="environment steps", ylabel="return per episode", title=config.env_id)
     axes.legend(frameon=False)
