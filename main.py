@@ -27,28 +27,36 @@ Shapes: B transitions in a batch, O numbers in an observation, A actions.
 
 # %% Configuration: standard library only, so that a typo is answered before the slow imports
 import argparse
+import csv
 import hashlib
 import io
 import itertools
 import logging
+import math
 import os
 import pickle
 import pickletools
 import signal
 import sys
 import tempfile
+import time
 import zipfile
 from collections import deque
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 
-def option(default: Any, help: str, allowed: str = "", compare: bool = True) -> Any:
-    """A field of Config: default, meaning, and the interval of allowed numbers, like "[0, 1)"."""
-    return field(default=default, metadata={"help": help, "allowed": allowed}, compare=compare)
+def option(
+    default: Any, help: str, allowed: str = "", *, group: str = "", compare: bool = True
+) -> Any:
+    """A field of Config: its default and its meaning; the interval of allowed numbers, like
+    "[0, 1)", or the allowed words; the heading that it opens, if it opens one."""
+    metadata = {"help": help, "allowed": allowed, "group": group}
+    return field(default=default, metadata=metadata, compare=compare)
 
 
 @dataclass(frozen=True)
@@ -61,55 +69,129 @@ class Config:
     Raises ValueError with one sentence if a value is not allowed.
     """
 
-    env_id: str = option("CartPole-v1", "Gymnasium game to play")
-    seed: int = option(0, "decides every random number of the run", "[0, 4294967295]", False)
+    env_id: str = option("CartPole-v1", "Gymnasium game to play", group="Run")
+    seed: int = option(0, "decides every random number", "[0, 4294967295]", compare=False)
     out: str = option(".", "folder that receives the files", compare=False)
-    evaluate: str = option("", "score this parameter file instead of training", compare=False)
+    evaluate: str = option("", "score this parameter file, do not train", compare=False)
+    seeds: int = option(
+        1, "study this many seeds: --seed and following", "[1, 1000]", compare=False
+    )
+    vanilla: bool = option(False, "switch off all that Mnih et al. 2015 did not have")
 
-    total_steps: int = option(51_200, "environment steps at most", "[1, 1e9]")
+    total_steps: int = option(51_200, "environment steps at most", "[1, 1e9]", group="Training")
     warmup_steps: int = option(512, "random steps before learning starts", "[1, 1e9]")
     train_every: int = option(64, "environment steps between two rounds of updates", "[1, 1e6]")
     updates: int = option(128, "updates in a round", "[1, 1e6]")
-    memory_size: int = option(50_000, "transitions that the memory holds", "[1, 1e7]")
-    batch_size: int = option(64, "transitions in the batch of one update", "[1, 1e5]")
+    eval_every: int = option(256, "environment steps between greedy evaluations", "[1, 1e9]")
+    eval_episodes: int = option(100, "episodes of an evaluation", "[1, 1e4]")
+    target_return: float = option(500.0, "mean return of a perfect evaluation", "[-1e9, 1e9]")
+    confirmations: int = option(4, "evaluations that must repeat a perfect one", "[0, 100]")
+    early_stop: bool = option(True, "stop after a perfect evaluation is confirmed")
 
-    hidden: tuple[int, ...] = option((128, 128), "sizes of the hidden layers", "[1, 1024]")
-    learning_rate: float = option(1e-3, "Adam's, falling to 0 over the total steps", "(0, 1]")
-    gamma: float = option(0.99, "discount of a reward that comes one step later", "[0, 1)")
+    hidden: tuple[int, ...] = option((64, 64), "layer sizes", "[1, 1024]", group="Network")
+    activation: str = option("silu", "of the hidden layers", "relu, silu, tanh")
+    dueling: bool = option(False, "Q = V + A - mean A (Wang et al. 2016)")
+    normalize: bool = option(True, "divide observations by 1.5 of their standard deviations")
+    optimistic: bool = option(True, "initial Q-values are the best there is")
+    max_reward: float = option(1.0, "the game's best reward for one step", "[-1e9, 1e9]")
+
+    epsilon_start: float = option(1.0, "share of random actions at first", "[0, 1]", group="Policy")
+    epsilon_end: float = option(0.05, "share of random actions in the end", "[0, 1]")
+    epsilon_decay: int = option(
+        5_000, "environment steps: to the end, or time constant", "[1, 1e9]"
+    )
+    epsilon_schedule: str = option("linear", "how the share falls", "linear, exponential")
+    action_bins: int = option(11, "actions that stand for a continuous one", "[2, 1000]")
+
+    memory_size: int = option(50_000, "transitions in the memory", "[1, 1e7]", group="Replay")
+    batch_size: int = option(64, "transitions in the batch of one update", "[1, 1e5]")
+    n_step: int = option(1, "rewards that a transition adds up", "[1, 1000]")
+    clip_rewards: bool = option(False, "learn from rewards clipped to [-1, 1]")
+    scale_rewards: bool = option(True, "learn from rewards times 1 - gamma")
+    prioritized: bool = option(False, "sample by temporal-difference error (Schaul et al. 2016)")
+    priority_exponent: float = option(0.6, "alpha; 0 samples uniformly", "[0, 1]")
+    importance_exponent: float = option(0.4, "beta at first; it rises to 1", "[0, 1]")
+
+    gamma: float = option(0.98, "discount of the next reward", "[0, 1)", group="Learning")
+    double: bool = option(True, "Double DQN target (van Hasselt et al. 2016)")
     tau: float = option(0.02, "share of the network that goes into its target copy", "(0, 1]")
     target_period: int = option(1, "updates between two updates of the target copy", "[1, 1e6]")
-
-    epsilon_start: float = option(1.0, "share of random actions at first", "[0, 1]")
-    epsilon_end: float = option(0.05, "share of random actions in the end", "[0, 1]")
-    epsilon_decay: int = option(5_000, "environment steps from first to end", "[1, 1e9]")
-
-    eval_every: int = option(512, "environment steps between greedy evaluations", "[1, 1e9]")
-    eval_episodes: int = option(100, "episodes of an evaluation", "[1, 1e4]")
-    confirmations: int = option(4, "evaluations that must repeat a perfect one", "[0, 100]")
-    target_return: float = option(500, "mean return of a perfect evaluation", "[-1e9, 1e9]")
+    loss: str = option("huber", "of the temporal-difference error", "huber, squared")
+    learning_rate: float = option(1.5e-3, "of Adam", "(0, 1]")
+    decay_learning_rate: bool = option(True, "let it fall linearly to 0 over --total-steps")
+    weight_decay: float = option(0.0, "makes Adam AdamW; 0 is off", "[0, 1]")
+    amsgrad: bool = option(False, "AMSGrad variant of Adam")
+    clip_value: float = option(0.0, "clip each number of a gradient to this; 0 is off", "[0, 1e9]")
+    clip_norm: float = option(0.0, "clip a gradient's global norm to this; 0 is off", "[0, 1e9]")
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value = getattr(self, f.name)
-            for number in value if isinstance(value, tuple) else (value,):
-                if f.metadata["allowed"] and not lies_in(number, f.metadata["allowed"]):
-                    raise ValueError(f"{flag(f)} must lie in {f.metadata['allowed']}, not {number}")
-        if self.memory_size < self.batch_size:
-            raise ValueError(
-                f"--memory-size must be at least --batch-size ({self.batch_size}), "
-                f"not {self.memory_size}"
-            )
+            value, allowed = getattr(self, f.name), f.metadata["allowed"]
+            for item in value if isinstance(value, tuple) else (value,):
+                if allowed and item is not None and not is_allowed(item, allowed):
+                    raise ValueError(f"{flag(f.name)} must be in {allowed}, not {item}")
+        for larger, smaller in (
+            ("memory_size", "batch_size"),
+            ("total_steps", "warmup_steps"),
+            ("warmup_steps", "n_step"),
+            ("epsilon_start", "epsilon_end"),
+        ):
+            least, value = getattr(self, smaller), getattr(self, larger)
+            if value < least:
+                raise ValueError(
+                    f"{flag(larger)} must be at least {flag(smaller)}, {least}, not {value}"
+                )
+        if self.evaluate and self.seeds > 1:
+            raise ValueError("--evaluate must be alone, not with --seeds")
+
+    @property
+    def best_value(self) -> float:
+        """The best return there is: the best reward at each step, for ever."""
+        reward = min(self.max_reward, 1.0) if self.clip_rewards else self.max_reward
+        return reward if self.scale_rewards else reward / (1 - self.gamma)
 
 
-def flag(f: Any) -> str:
-    return "--" + f.name.replace("_", "-")
+# What other games want otherwise. target_return None is the threshold that Gymnasium registers.
+GAMES: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {},
+    "Acrobot-v1": {"max_reward": 0.0, "target_return": -80.0, "total_steps": 40_000},
+    "MountainCar-v0": {
+        "max_reward": 0.0,
+        "target_return": -104.0,
+        "total_steps": 120_000,
+        "epsilon_decay": 36_000,
+        "normalize": False,
+        "n_step": 3,
+        "tau": 0.005,
+    },
+    "Pendulum-v1": {"max_reward": 0.0, "target_return": -140.0, "total_steps": 60_000},
+}
+OTHER_GAMES = {"optimistic": False, "target_return": None}
+
+VANILLA = {
+    "double": False,
+    "tau": 1.0,
+    "target_period": 500,
+    "activation": "relu",
+    "normalize": False,
+    "optimistic": False,
+    "scale_rewards": False,
+    "decay_learning_rate": False,
+}
 
 
-def lies_in(number: float, interval: str) -> bool:
-    """Whether a number lies in an interval like "[0, 1)"; NaN lies in none."""
-    low, high = map(float, interval[1:-1].split(","))
-    above = low <= number if interval[0] == "[" else low < number
-    return above and (number <= high if interval[-1] == "]" else number < high)
+def flag(name: str) -> str:
+    """The option of a field: memory_size is --memory-size."""
+    return "--" + name.replace("_", "-")
+
+
+def is_allowed(value: Any, allowed: str) -> bool:
+    """Whether a word is in a list like "a, b", or a number in an interval like "[0, 1)"."""
+    if isinstance(value, str):
+        return value in allowed.split(", ")
+    low, high = map(float, allowed[1:-1].split(","))  # NaN lies in no interval
+    above = low <= value if allowed[0] == "[" else low < value
+    return above and (value <= high if allowed[-1] == "]" else value < high)
 
 
 class Parser(argparse.ArgumentParser):
@@ -117,7 +199,17 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"main.py: {message} (--help lists the options)\n")
 
 
+EXAMPLES = """examples:
+  python main.py --seed 7 --out runs/7          another agent, in a folder of its own
+  python main.py --evaluate params.pkl          score a trained agent
+  python main.py --no-double --loss squared     what do these two ideas buy?
+  python main.py --env-id MountainCar-v0        another game
+  python main.py --seeds 10 --out study         ten agents, a table and a figure
+"""
+
+
 FILES = ("params.pkl", "agent.gif", "random.gif", "learning_curve.png", "hand-in.zip")
+STUDY_FILES = ("study.csv", "study.png")
 
 
 def check_paths(config: Config) -> None:
@@ -130,40 +222,68 @@ def check_paths(config: Config) -> None:
         tempfile.TemporaryFile(dir=nearest).close()
     except OSError as error:
         raise ValueError(f"--out must be writable, not {config.out!r}: {error.strerror}") from None
-    for name in FILES:
+    for name in FILES + STUDY_FILES:
         if (out / name).is_dir():
             raise ValueError(f"--out must not hold a folder {name}, as {config.out!r} does")
 
 
 def parse_value(f: Any, text: str) -> Any:
-    """One value of field f. Raises ValueError if it is not of the type that the default has."""
+    """A value of field f. Raises ValueError if it is not of the type that the default has."""
     kind = type(f.default[0] if isinstance(f.default, tuple) else f.default)
     try:
         return kind(text)
     except ValueError:
         noun = "a whole number" if kind is int else "a number"
         allowed = f.metadata["allowed"]
-        raise ValueError(f"{flag(f)} must be {noun} in {allowed}, not {text!r}") from None
+        raise ValueError(f"{flag(f.name)} must be {noun} in {allowed}, not {text!r}") from None
+
+
+def make_parser() -> Parser:
+    """An option for each field of Config, under its group."""
+    parser = Parser(
+        "main.py",
+        usage="python main.py [options]",
+        description=__doc__.split("\n")[0],
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for f in fields(Config):
+        if f.metadata["group"]:
+            group = parser.add_argument_group(f.metadata["group"])
+        allowed, kwargs = f.metadata["allowed"], {}
+        if isinstance(f.default, bool):
+            kwargs, default = (
+                {"action": argparse.BooleanOptionalAction},
+                "on" if f.default else "off",
+            )
+        elif isinstance(f.default, tuple):
+            kwargs, default = {"nargs": "+"}, " ".join(map(str, f.default))
+        else:
+            default = f.default
+        text = f"{f.metadata['help']} (default {default}{allowed and '; ' + allowed})"
+        if "action" not in kwargs:
+            kwargs["metavar"] = "X" if allowed else "NAME"
+        group.add_argument(flag(f.name), help=text, default=argparse.SUPPRESS, **kwargs)
+    return parser
 
 
 def parse_config(argv: list[str] | None = None) -> Config:
-    """The command line as a Config; exits with status 2 and one line if it is wrong."""
-    parser = Parser("main.py", description=__doc__.split("\n")[0], allow_abbrev=False)
-    for f in fields(Config):
-        parser.add_argument(
-            flag(f),
-            help=f"{f.metadata['help']} (default {f.default}; {f.metadata['allowed']})",
-            nargs="+" if isinstance(f.default, tuple) else None,
-            default=argparse.SUPPRESS,
-        )
+    """The command line as a Config; exits with status 2 and one line if it is wrong.
+
+    An option counts more than --vanilla, and --vanilla more than the defaults of the game.
+    """
+    parser = make_parser()
     given = vars(parser.parse_args(argv))
     try:
         for f in fields(Config):
-            if f.name in given and isinstance(f.default, tuple):
-                given[f.name] = tuple(parse_value(f, text) for text in given[f.name])
-            elif f.name in given:
-                given[f.name] = parse_value(f, given[f.name])
-        config = Config(**given)
+            value = given.get(f.name)
+            if isinstance(value, list):
+                given[f.name] = tuple(parse_value(f, text) for text in value)
+            elif isinstance(value, str):
+                given[f.name] = parse_value(f, value)
+        game = GAMES.get(given.get("env_id", Config.env_id), OTHER_GAMES)
+        config = Config(**game | (VANILLA if given.get("vanilla") else {}) | given)
         check_paths(config)
         return config
     except ValueError as error:
@@ -172,7 +292,7 @@ def parse_config(argv: list[str] | None = None) -> Config:
 
 def sweep(out: str) -> None:
     """Removes what a run that was killed while it wrote has left."""
-    for name in FILES:
+    for name in FILES + STUDY_FILES:
         for part in Path(out).glob(f".{name}.*.part"):
             part.unlink(missing_ok=True)
 
@@ -218,35 +338,53 @@ from tqdm import tqdm  # noqa: E402
 Params = dict[str, Any]
 
 
-def init_params(rng: Array, sizes: tuple[int, ...]) -> Params:
+def init_params(rng: Array, sizes: tuple[int, ...], *, config: Config = Config()) -> Params:
     """Parameters of an MLP with layers of these sizes, the first O and the last A.
 
     `scale` [O], which observations are divided by, is 1 until there are observations to measure.
-    Initial values are optimistic, about 1, the best value there is (Sutton & Barto 2018, section
-    2.6): the network starts by believing that nothing can fail, so what does fail stands out.
+    The hidden layers stand under the name of their activation: parameters alone can be played.
+
+    Initial values are optimistic (Sutton & Barto 2018, section 2.6): about the best value there is.
+    The network starts by believing that nothing can fail, so whatever does fail stands out.
     """
-    layers = [
-        {
-            "w": nn.initializers.lecun_normal()(key, (n, m), jnp.float32),
-            "b": jnp.zeros(m, jnp.float32),
-        }
-        for key, n, m in zip(random.split(rng, len(sizes) - 1), sizes[:-1], sizes[1:], strict=True)
-    ]
-    *hidden, output = layers
-    output = {"w": 0.1 * output["w"], "b": output["b"] + 1}
-    return {"scale": jnp.ones(sizes[0], jnp.float32), "hidden": {"silu": hidden}, "output": output}
+    keys = random.split(rng, len(sizes))
+    *hidden, output = map(init_dense, keys[1:], sizes[:-1], sizes[1:])
+    params = {"scale": jnp.ones(sizes[0], jnp.float32), "hidden": {config.activation: hidden}}
+    if config.dueling:
+        params["value"] = init_dense(keys[0], sizes[-2], 1)
+    if config.optimistic:
+        for layer in (output, params.get("value", output)):
+            layer["w"] *= 0.1
+        params.get("value", output)["b"] += config.best_value
+    return params | {"output": output}
+
+
+def init_dense(rng: Array, n: int, m: int) -> Params:
+    """Parameters of a layer from n to m numbers; the variance of a sum of n inputs stays 1."""
+    w = nn.initializers.lecun_normal()(rng, (n, m), jnp.float32)
+    return {"w": w, "b": jnp.zeros(m, jnp.float32)}
 
 
 def dense(layer: Params, x: Array) -> Array:
     return x @ layer["w"] + layer["b"]
 
 
+ACTIVATIONS = {"relu": nn.relu, "silu": nn.silu, "tanh": nn.tanh}
+
+
 def q_values(params: Params, obs: Array) -> Array:
-    """Q(s, a) for each action a: [..., O] -> [..., A]."""
+    """Q(s, a) for each action a: [..., O] -> [..., A].
+
+    With dueling heads Q(s, a) = V(s) + A(s, a) - mean_a' A(s, a'), Wang et al. 2016, equation 9.
+    """
     x = obs / lax.stop_gradient(params["scale"])
-    for layer in params["hidden"]["silu"]:
-        x = nn.silu(dense(layer, x))
-    return dense(params["output"], x)
+    [(activation, layers)] = params["hidden"].items()
+    for layer in layers:
+        x = ACTIVATIONS[activation](dense(layer, x))
+    q = dense(params["output"], x)
+    if "value" in params:
+        q = dense(params["value"], x) + q - q.mean(axis=-1, keepdims=True)
+    return q
 
 
 # %% Policy: exploit what is known, or explore
@@ -278,12 +416,25 @@ def act(rng: Array, step: int, params: Params, obs: Array, epsilon: float) -> Ar
     return action_fn(random.fold_in(rng, step), params, obs, epsilon)
 
 
+def epsilon_schedule(config: Config) -> np.ndarray:
+    """The share of random actions at each environment step: 1 while warming up, then falling."""
+    span, end, steps = config.epsilon_start, config.epsilon_end, config.epsilon_decay
+    fall = {
+        "linear": optax.linear_schedule(span - end, 0.0, steps),
+        "exponential": optax.exponential_decay(span - end, steps, 1 / math.e),
+    }[config.epsilon_schedule]
+    epsilons = end + np.array(jit(fall)(np.arange(config.total_steps + 1)))
+    epsilons[: config.warmup_steps + 1] = 1
+    return epsilons
+
+
 # %% Replay: what happened is kept, and learned from in random order
 class Transition(NamedTuple):
     """One step of the game, or with a leading B a batch of them.
 
     `discount` is what the next observation's value counts for: gamma, or 0 if the game terminated.
     A game cut short by its time limit goes on in the agent's eyes: its discount stays gamma.
+    With n-step returns, `reward` adds up n discounted rewards and `discount` is gamma^n or 0.
     """
 
     obs: Array  # [O]
@@ -291,6 +442,7 @@ class Transition(NamedTuple):
     reward: Array  # []
     discount: Array  # []
     next_obs: Array  # [O]
+    weight: Array | float = 1.0  # [], what it counts for in the loss; not stored
 
 
 def pack(t: Transition) -> np.ndarray:
@@ -301,15 +453,42 @@ def pack(t: Transition) -> np.ndarray:
 def unpack(rows: np.ndarray) -> Transition:
     """The transitions in these rows: [..., 2 O + 3] -> Transition of [..., O] and [...]."""
     o = (rows.shape[-1] - 3) // 2
-    action, reward, discount = np.moveaxis(rows[..., o : o + 3], -1, 0)
-    return Transition(rows[..., :o], action.astype(np.int32), reward, discount, rows[..., o + 3 :])
+    obs, (action, reward, discount), next_obs = (
+        rows[..., :o],
+        np.moveaxis(rows[..., o : o + 3], -1, 0),
+        rows[..., o + 3 :],
+    )
+    weight = np.ones_like(reward)
+    return Transition(obs, action.astype(np.int32), reward, discount, next_obs, weight)
+
+
+def n_step_return(rewards: Sequence[float], gamma: float) -> float:
+    """sum_k gamma^k r_k, the n-step return without its last value (Sutton & Barto 2018, eq. 7.1)."""
+    return sum(gamma**k * r for k, r in enumerate(rewards))
 
 
 def sample_batch(rng: np.random.Generator, memory: deque, batch_size: int) -> Transition:
     """batch_size transitions, each drawn uniformly from the memory, with replacement."""
-    indices = rng.integers(len(memory), size=batch_size).tolist()
+    return take(memory, rng.integers(len(memory), size=batch_size))
+
+
+def take(memory: deque, indices: np.ndarray) -> Transition:
+    """The transitions at these places of the memory, as a batch."""
     rows = list(memory)  # a deque takes longer to find its middle than to be copied
-    return unpack(np.stack([rows[i] for i in indices]))
+    return unpack(np.concatenate([rows[i] for i in indices.tolist()]).reshape(len(indices), -1))
+
+
+def sample_prioritized(
+    rng: np.random.Generator, priorities: np.ndarray, batch_size: int, *, beta: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices drawn in proportion to their priority, and their importance weights; both [B].
+
+    P(i) = p_i / sum_k p_k,  w_i = (N P(i))^-beta / max_j w_j        Schaul et al. 2016, section 3
+    """
+    shares = priorities / priorities.sum()
+    indices = rng.choice(len(shares), size=batch_size, p=shares)
+    weights = (len(shares) * shares[indices]) ** -beta
+    return indices, (weights / weights.max()).astype(np.float32)
 
 
 # %% Learning: move Q(s, a) towards what the next step says it should have been
@@ -320,76 +499,141 @@ class Learner(NamedTuple):
     target: Params  # its slowly following copy
     opt_state: optax.OptState
     step: Array  # updates so far
+    td_error: Array  # [B], of the last batch
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015), its learning rate falling linearly to 0 over the total steps."""
+    """Adam (Kingma & Ba 2015) or a relative: AdamW (Loshchilov & Hutter 2019), AMSGrad."""
     n_updates = config.total_steps * config.updates // config.train_every
-    return optax.adam(optax.linear_schedule(config.learning_rate, 0.0, n_updates))
+    falling = optax.linear_schedule(config.learning_rate, 0.0, n_updates)
+    off = optax.identity()
+    return optax.chain(
+        optax.clip(config.clip_value) if config.clip_value else off,
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else off,
+        optax.scale_by_amsgrad() if config.amsgrad else optax.scale_by_adam(),
+        optax.add_decayed_weights(config.weight_decay, is_matrix) if config.weight_decay else off,
+        optax.scale_by_learning_rate(falling if config.decay_learning_rate else falling(0)),
+    )
+
+
+def is_matrix(params: Params) -> Params:
+    """True for weights, False for biases and the scale, which do not decay."""
+    return tree.map(lambda x: x.ndim > 1, params)
 
 
 @partial(jit, static_argnames=("sizes", "config"))
 def init_learner(rng: Array, *, sizes: tuple[int, ...], config: Config) -> Learner:
     """A learner that has learned nothing; online and target network are equal."""
-    params = init_params(rng, sizes)
-    return Learner(params, params, make_optimizer(config).init(params), jnp.int32(0))
+    params = init_params(rng, sizes, config=config)
+    opt_state = make_optimizer(config).init(params)
+    return Learner(params, params, opt_state, jnp.int32(0), jnp.zeros(config.batch_size))
 
 
-def td_error(params: Params, target: Params, t: Transition) -> Array:
+def td_error(params: Params, target: Params, t: Transition, *, config: Config = Config()) -> Array:
     """Temporal-difference error y - Q(s, a) of one transition; a scalar.
 
     y = r + discount * Q(s', argmax_a' Q(s', a'; params); target)
 
     Double DQN (van Hasselt et al. 2016): the online network chooses the next action and the target
-    network judges it. No gradient flows into y.
+    network judges it. Without it the target network does both, which is Mnih et al. 2015:
+    y = r + discount * max_a' Q(s', a'; target). No gradient flows into y.
     """
     chex.assert_equal_shape([t.obs, t.next_obs])
     chex.assert_shape([t.action, t.reward, t.discount], ())
-    next_action = jnp.argmax(q_values(params, t.next_obs))
+    next_action = jnp.argmax(q_values(params if config.double else target, t.next_obs))
     y = t.reward + t.discount * q_values(target, t.next_obs)[next_action]
     return lax.stop_gradient(y) - q_values(params, t.obs)[t.action]
 
 
-def loss_fn(params: Params, target: Params, batch: Transition) -> Array:
-    """Mean Huber loss of the batch's temporal-difference errors; a scalar."""
-    errors = vmap(td_error, in_axes=(None, None, 0))(params, target, batch)
-    return optax.huber_loss(errors).mean()
+def loss_fn(
+    params: Params, target: Params, batch: Transition, *, config: Config = Config()
+) -> tuple[Array, Array]:
+    """Mean loss of a batch's temporal-difference errors, a scalar, and these errors [B]."""
+    errors = vmap(partial(td_error, config=config), (None, None, 0))(params, target, batch)
+    losses = {"huber": optax.huber_loss, "squared": optax.squared_error}[config.loss](errors)
+    return jnp.mean(batch.weight * losses), errors
 
 
 @partial(jit, static_argnames="config")
 def update_fn(learner: Learner, batch: Transition, *, config: Config = Config()) -> Learner:
-    """One gradient step on one batch, and one step of the target network towards the online one."""
-    params, target, opt_state, step = learner
-    grads = grad(loss_fn)(params, target, batch)
+    """One gradient step on one batch, and one step of the target network towards the online one.
+
+    target <- (1 - tau) target + tau params after every target_period updates: softly with a small
+    tau and period 1, hard with tau 1 and a long period.
+    """
+    params, target, opt_state, step, _ = learner
+    grads, errors = grad(partial(loss_fn, config=config), has_aux=True)(params, target, batch)
     updates, opt_state = make_optimizer(config).update(grads, opt_state, params)
-    params = optax.apply_updates(params, updates)
-    mixed = optax.incremental_update(params, target, config.tau)
-    target = optax.periodic_update(mixed, target, step + 1, config.target_period)
-    return Learner(params, target, opt_state, step + 1)
+    params, step = optax.apply_updates(params, updates), step + 1
+    followed = optax.incremental_update(params, target, config.tau)
+    target = optax.periodic_update(followed, target, step, config.target_period)
+    return Learner(params, target, opt_state, step, errors)
 
 
 @partial(jit, static_argnames="config")
-def update_round(learner: Learner, batches: Transition, *, config: Config) -> Learner:
-    """update_fn on one batch after the other; the fields of `batches` are [U, B, ...]."""
-    return lax.scan(lambda s, b: (update_fn(s, b, config=config), None), learner, batches)[0]
+def update_round(learner: Learner, batches: Transition, *, config: Config) -> tuple[Learner, Array]:
+    """update_fn on one batch after the other, fields of `batches` are [U, B, ...]; and all
+    temporal-difference errors [U, B]."""
+
+    def update(learner: Learner, batch: Transition) -> tuple[Learner, Array]:
+        learner = update_fn(learner, batch, config=config)
+        return learner, learner.td_error
+
+    return lax.scan(update, learner, batches)
 
 
-# %% Environment
+# %% Environment: from here on things happen
 def stream(seed: int, name: str, step: int = 0) -> int:
     """A seed of its own for each consumer of random numbers, all from the seed of the run."""
     return int(np.random.SeedSequence([seed, step, *name.encode()]).generate_state(1)[0])
 
 
-def game_sizes(env_id: str) -> tuple[int, int]:
-    """How many numbers an observation of the game has, and how many actions there are."""
-    env = gym.make(env_id)
-    return env.observation_space.shape[0], int(env.action_space.n)
+def make_game(config: Config, **options: Any) -> gym.Env:
+    """The game, with observations as one vector, discrete actions, and episodes that end."""
+    env = gym.make(config.env_id, **options)
+    if isinstance(env.action_space, gym.spaces.Box):
+        env = gym.wrappers.DiscretizeAction(env, config.action_bins, multidiscrete=False)
+    if (
+        not isinstance(env.observation_space, gym.spaces.Box)
+        or len(env.observation_space.shape) > 1
+    ):
+        env = gym.wrappers.FlattenObservation(env)
+    return env if env.spec.max_episode_steps else gym.wrappers.TimeLimit(env, 1_000)
+
+
+def make_games(config: Config, n: int) -> gym.vector.VectorEnv:
+    """n games that are played side by side."""
+    if config.env_id == "CartPole-v1":  # all of them as one NumPy program
+        return gym.make_vec(config.env_id, n)
+    return gym.vector.SyncVectorEnv([partial(make_game, config)] * n)
+
+
+def game_sizes(config: Config) -> tuple[int, int]:
+    """How many numbers an observation of the game has, and how many actions there are.
+
+    Raises ValueError if there is no such game, or if it is none for a Deep Q-Network.
+    """
+    try:
+        env = make_game(config)
+        if not isinstance(env.action_space, gym.spaces.Discrete) or env.action_space.start:
+            raise ValueError(f"its actions are {env.action_space}")
+        return env.observation_space.shape[0], int(env.action_space.n)
+    except Exception as error:
+        raise ValueError(
+            "--env-id must be a game of Gymnasium with vectors to see and actions to choose from, "
+            f"not {config.env_id!r}: {one_line(error)}"
+        ) from None
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, as one line of plain letters."""
+    return f"{ascii(str(error))[1:-1]:.200}"
 
 
 def new_learner(config: Config) -> Learner:
     """The learner that a run of this config starts with."""
-    n_obs, n_actions = game_sizes(config.env_id)
-    rng = random.key(stream(config.seed, "init"), impl="rbg")
+    n_obs, n_actions = game_sizes(config)
+    rng = random.key(stream(config.seed, "init"), impl="rbg")  # quick to compile and to run
     return init_learner(rng, sizes=(n_obs, *config.hidden, n_actions), config=config)
 
 
@@ -398,7 +642,7 @@ def evaluate(seed: int, params: Params | None, *, config: Config) -> np.ndarray:
 
     Depends on nothing but its arguments. Without parameters it is a random agent that plays.
     """
-    envs = gym.make_vec(config.env_id, config.eval_episodes)
+    envs = make_games(config, config.eval_episodes)
     obs, _ = envs.reset(seed=seed)
     envs.action_space.seed(seed)
     returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
@@ -411,12 +655,10 @@ def evaluate(seed: int, params: Params | None, *, config: Config) -> np.ndarray:
     return returns
 
 
-def epsilon_schedule(config: Config) -> np.ndarray:
-    """Share of random actions at each environment step: 1 while warming up, then falling."""
-    schedule = optax.linear_schedule(config.epsilon_start, config.epsilon_end, config.epsilon_decay)
-    epsilons = np.array(jit(schedule)(np.arange(config.total_steps + 1)))
-    epsilons[: config.warmup_steps + 1] = 1
-    return epsilons
+def goal(config: Config) -> float:
+    """The mean return that counts as solved; infinite if nobody has said."""
+    threshold = gym.spec(config.env_id).reward_threshold
+    return next((g for g in (config.target_return, threshold) if g is not None), math.inf)
 
 
 class History(NamedTuple):
@@ -424,6 +666,7 @@ class History(NamedTuple):
 
     episodes: list[tuple[int, float]]  # environment step at the end, return
     evaluations: list[tuple[int, float]]  # environment step, mean greedy return
+    last: Params  # parameters at the end, which need not be the best
 
 
 def progress_bar(total_steps: int) -> tqdm:
@@ -436,50 +679,81 @@ def progress_bar(total_steps: int) -> tqdm:
     )
 
 
-def train(config: Config) -> tuple[Params, History]:
+def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
     """Trains an agent; returns its best-evaluated parameters and what happened.
 
     Stops early once a greedy evaluation is perfect and `confirmations` more, each on fresh
     episodes, are perfect too. Writes nothing but its progress bar.
+
+    Raises FloatingPointError if the parameters do not stay finite.
     """
-    env = gym.make(config.env_id)
-    seed = config.seed
+    seed, env, bar = config.seed, make_game(config), bar or progress_bar(config.total_steps)
     memory: deque[np.ndarray] = deque(maxlen=config.memory_size)
     memory_rng = np.random.default_rng(stream(seed, "memory"))
-    agent_rng = random.key(stream(seed, "agent"), impl="rbg")  # "rbg" is quick to compile and run
+    agent_rng = random.key(stream(seed, "agent"), impl="rbg")
     epsilons = epsilon_schedule(config)
     learner = new_learner(config)
-    history, best, best_score = History([], []), learner.params, -np.inf
+    episodes, evaluations = [], []
+    best, best_score = learner.params, -math.inf
+    window: deque = deque()  # the last n steps
+    priorities, remembered = np.empty(0), 0
 
     obs, _ = env.reset(seed=stream(seed, "game"))
     episode_return = 0.0
-    bar = progress_bar(config.total_steps)
     for step in range(1, config.total_steps + 1):
         # Act.
         action = int(act(agent_rng, step, learner.params, obs, epsilons[step]))
         next_obs, reward, terminated, truncated, _ = env.step(action)
+        bar.update()
 
         # Remember.
-        discount = 0.0 if terminated else config.gamma
-        t = Transition(obs, action, (1 - config.gamma) * reward, discount, next_obs)
-        memory.append(pack(t))
-        obs, episode_return = next_obs, episode_return + float(reward)
+        episode_return += float(reward)
+        reward = np.clip(reward, -1, 1) if config.clip_rewards else reward
+        window.append((obs, action, reward * (1 - config.gamma if config.scale_rewards else 1)))
+        while window and (len(window) == config.n_step or terminated or truncated):
+            first_obs, first_action, _ = window[0]
+            memory.append(
+                pack(
+                    Transition(
+                        first_obs,
+                        first_action,
+                        n_step_return([r for _, _, r in window], config.gamma),
+                        0.0 if terminated else config.gamma ** len(window),
+                        next_obs,
+                    )
+                )
+            )
+            remembered += 1
+            window.popleft()
+        obs = next_obs
         if terminated or truncated:
-            history.episodes.append((step, episode_return))
+            episodes.append((step, episode_return))
             obs, _ = env.reset()
             episode_return = 0.0
 
-        bar.update()
-
         # Learn.
-        if step == config.warmup_steps:
-            scale = 2 * np.std(unpack(np.stack(memory)).obs, axis=0)
-            params = learner.params | {"scale": scale}
+        if step == config.warmup_steps and config.normalize:
+            spread = np.std(unpack(np.stack(memory)).obs, axis=0)
+            params = learner.params | {
+                "scale": np.where(spread > 0, 1.5 * spread, 1).astype(np.float32)
+            }
             learner = learner._replace(params=params, target=params)
         if step >= config.warmup_steps and step % config.train_every == 0:
-            batch = sample_batch(memory_rng, memory, config.updates * config.batch_size)
+            n = config.updates * config.batch_size
+            if config.prioritized:
+                new = np.full(remembered, priorities.max(initial=1.0))
+                priorities, remembered = np.append(priorities, new)[-len(memory) :], 0
+                beta = optax.linear_schedule(config.importance_exponent, 1.0, config.total_steps)
+                indices, weights = sample_prioritized(
+                    memory_rng, priorities, n, beta=float(beta(step))
+                )
+                batch = take(memory, indices)._replace(weight=weights)
+            else:
+                batch = sample_batch(memory_rng, memory, n)
             batches = tree.map(lambda x: x.reshape(config.updates, -1, *x.shape[1:]), batch)
-            learner = update_round(learner, batches, config=config)
+            learner, errors = update_round(learner, batches, config=config)
+            if config.prioritized:
+                priorities[indices] = (np.abs(errors).ravel() + 1e-6) ** config.priority_exponent
             if not all(np.isfinite(leaf).all() for leaf in tree.leaves(learner.params)):
                 raise FloatingPointError(
                     f"parameters are no longer finite after {step} steps: "
@@ -491,25 +765,31 @@ def train(config: Config) -> tuple[Params, History]:
             score = float(
                 evaluate(stream(seed, "eval", step), learner.params, config=config).mean()
             )
-            history.evaluations.append((step, score))
+            evaluations.append((step, score))
             if score > best_score:
                 best, best_score = learner.params, score
-            recent = np.mean([r for _, r in history.episodes[-100:]])
+            recent = np.mean([r for _, r in episodes[-100:]] or [math.nan])
             bar.set_postfix_str(
                 f"epsilon {epsilons[step]:.2f}, return {recent:.0f}, greedy {score:.0f}",
                 refresh=False,
             )
-            if score >= config.target_return and all(
-                evaluate(stream(seed, f"confirm {i}", step), learner.params, config=config).mean()
-                >= config.target_return
-                for i in range(config.confirmations)
+            if (
+                config.early_stop
+                and score >= goal(config)
+                and all(
+                    evaluate(
+                        stream(seed, f"confirm {i}", step), learner.params, config=config
+                    ).mean()
+                    >= goal(config)
+                    for i in range(config.confirmations)
+                )
             ):
                 best = learner.params
                 break
-    bar.total = step  # all that was needed
-    bar.close()
+    bar.total -= config.total_steps - step  # what was not needed
+    bar.refresh()
     env.close()
-    return best, history
+    return best, History(episodes, evaluations, learner.params)
 
 
 # %% Files: each is made in memory, then put in place in one step
@@ -530,10 +810,9 @@ def write(path: Path, data: bytes) -> None:
 def save_params(path: Path | str, params: Params, *, config: Config) -> None:
     """Writes parameters and what is needed to play them, as builtins and NumPy arrays alone."""
     arrays = tree.map(np.asarray, params)
-    layers = [*arrays["hidden"]["silu"], arrays["output"]]
     content = {
         "env_id": config.env_id,
-        "sizes": [len(arrays["scale"]), *(len(layer["b"]) for layer in layers)],
+        "sizes": [len(arrays["scale"]), *config.hidden, len(arrays["output"]["b"])],
         "params": arrays,
         "sha256": digest(arrays),
         "config": {f.name: getattr(config, f.name) for f in fields(config) if f.compare},
@@ -573,8 +852,8 @@ class ParamsUnpickler(pickle.Unpickler):
         return Pickled
 
 
-def unpickle_array(pickled: Pickled, *shape: int) -> np.ndarray:
-    """The float32 array of this shape that a Pickled stands for."""
+def to_array(pickled: Pickled, *shape: int) -> np.ndarray:
+    """The float32 array of this shape that a Pickled stands for; ValueError if it is another."""
     _, its_shape, dtype, fortran, data = pickled.state
     if its_shape != shape or dtype.args[0] != "f4" or dtype.state[1] != "<":
         raise ValueError(f"an array is not float32 of shape {shape}")
@@ -584,12 +863,36 @@ def unpickle_array(pickled: Pickled, *shape: int) -> np.ndarray:
     return array
 
 
-def load_params(path: Path | str, env_id: str | None = None) -> Params:
+def to_params(content: Any) -> Params:
+    """The parameters in the content of a parameter file; ValueError, or another, if it is wrong."""
+    stored, sizes = content["params"], content["sizes"]
+    [(activation, layers)] = stored["hidden"].items()
+    if activation not in ACTIVATIONS or len(layers) != len(sizes) - 2:
+        raise ValueError(f"its layers {sizes} are not there")
+
+    def to_dense(layer: Any, n: int, m: int) -> Params:
+        return {"w": to_array(layer["w"], n, m), "b": to_array(layer["b"], m)}
+
+    params = {
+        "scale": to_array(stored["scale"], sizes[0]),
+        "hidden": {activation: list(map(to_dense, layers, sizes, sizes[1:]))},
+        "output": to_dense(stored["output"], *sizes[-2:]),
+    }
+    if "value" in stored:
+        params["value"] = to_dense(stored["value"], sizes[-2], 1)
+    if not (params["scale"] > 0).all():
+        raise ValueError("its scale is not positive")
+    if digest(params) != content["sha256"]:
+        raise ValueError("its checksum is wrong")
+    return params
+
+
+def load_params(path: Path | str, config: Config | None = None) -> Params:
     """The parameters that save_params wrote, for `policy_fn`.
 
-    Safe with a file from a stranger: no code of the file's choice runs, not even NumPy's. Raises
-    ValueError with one sentence if anything is wrong with the file, or if it is not for the game
-    `env_id`.
+    Safe with a file from a stranger: no code of the file's choice runs, not even NumPy's, and
+    memory is bounded. Raises ValueError with one sentence if anything is wrong with the file, or if
+    it is not for the game of `config`, if that is given.
     """
     try:
         with open(path, "rb") as file:
@@ -600,26 +903,16 @@ def load_params(path: Path | str, env_id: str | None = None) -> Params:
             if n > MAX_OPCODES or ("PUT" in opcode.name and argument > MAX_OPCODES):
                 raise ValueError("it asks for too much time or memory")
         content = ParamsUnpickler(io.BytesIO(data)).load()
-        game, sizes, p = content["env_id"], content["sizes"], content["params"]
-        if game != (env_id or game) or game not in gym.registry:
-            raise ValueError(f"it is for the game {game}")
+        params = to_params(content)
+        env_id, sizes = content["env_id"], content["sizes"]
+        game = config or Config(env_id=env_id, action_bins=content["config"]["action_bins"])
+        if env_id != game.env_id or env_id not in gym.registry:
+            raise ValueError(f"it is for the game {env_id}, which is another --env-id")
         if (sizes[0], sizes[-1]) != game_sizes(game):
-            raise ValueError(f"its layers {sizes} do not fit the game {game}")
-        layers = [
-            {"w": unpickle_array(layer["w"], n, m), "b": unpickle_array(layer["b"], m)}
-            for layer, n, m in zip(
-                [*p["hidden"]["silu"], p["output"]], sizes[:-1], sizes[1:], strict=True
-            )
-        ]
-        scale = unpickle_array(p["scale"], sizes[0])
-        if not (scale > 0).all():
-            raise ValueError("its scale is not positive")
-        params = {"scale": scale, "hidden": {"silu": layers[:-1]}, "output": layers[-1]}
-        if digest(params) != content["sha256"]:
-            raise ValueError("its checksum is wrong")
+            raise ValueError(f"its layers {sizes} do not fit the game {env_id}")
         return params
     except Exception as error:
-        raise ValueError(f"{path} cannot be used: {ascii(str(error))[1:-1]:.200}") from None
+        raise ValueError(f"{path} cannot be used: {one_line(error)}") from None
 
 
 GIF_SECONDS = 10
@@ -632,7 +925,7 @@ def record(seed: int, params: Params | None, *, config: Config) -> bytes:
     Frames are halved to about 300 pixels and mapped to 216 fixed colours, levels of 51 for red,
     green and blue: a fraction of the time it takes to find a palette for each frame.
     """
-    env = gym.make(config.env_id, render_mode="rgb_array")
+    env = make_game(config, render_mode="rgb_array")
     env.action_space.seed(seed)
     fps = env.metadata["render_fps"]
     stride = max(1, round(fps / 25))  # 25 frames a second look smooth
@@ -665,14 +958,20 @@ def learning_curve(history: History, *, config: Config) -> bytes:
     axes = figure.subplots()
     steps, returns = np.reshape(history.episodes, (-1, 2)).T
     mean = [np.mean(returns[max(0, n - 100) : n]) for n in range(1, len(returns) + 1)]
-    axes.plot(steps, returns, ".", color="0.7", label="episode")
+    axes.plot(steps, returns, ".", color="0.7", label="training episode")
     axes.plot(steps, mean, color="C0", label="mean of 100 episodes")
-    axes.plot(
-        *np.reshape(history.evaluations, (-1, 2)).T, "o-", color="C1", label="greedy evaluation"
-    )
-    axes.axhline(475, color="0.4", linestyle="--", linewidth=1, label="solved (475)")
-    axes.set(xlabel="environment steps", ylabel="return per episode", title=config.env_id)
+    evaluations = np.reshape(history.evaluations, (-1, 2)).T
+    axes.plot(*evaluations, "o-", markersize=4, color="C1", label="greedy evaluation")
+    threshold = gym.spec(config.env_id).reward_threshold
+    if threshold is not None:
+        label = f"solved ({threshold:g})"
+        axes.axhline(threshold, color="0.4", linestyle="--", linewidth=1, label=label)
+    axes.set(xlabel="environment steps", ylabel="return of an episode", title=config.env_id)
     axes.legend(frameon=False)
+    return to_png(figure)
+
+
+def to_png(figure: Figure) -> bytes:
     png = io.BytesIO()
     figure.savefig(png, format="png")
     return png.getvalue()
@@ -700,41 +999,124 @@ def table(scores: dict[str, np.ndarray]) -> str:
 
 
 def run(config: Config) -> str:
-    """Trains, or evaluates, and writes the files; returns what there is to say about it."""
-    out, params_file = Path(config.out), config.evaluate
+    """One run: trains an agent, scores it and writes all files; returns what there is to say."""
+    out = Path(config.out)
     report, gif = (stream(config.seed, name) for name in ("report", "gif"))
-    if params_file:
-        params = load_params(params_file, config.env_id)
-        write(out / "agent.gif", record(gif, params, config=config))
-        return table({"trained": evaluate(report, params, config=config)})
-
-    sweep(config.out)
     scores = {
         "random": evaluate(report, None, config=config),
         "untrained": evaluate(report, new_learner(config).params, config=config),
     }
     params, history = train(config)
     save_params(out / "params.pkl", params, config=config)
-    params = load_params(out / "params.pkl", config.env_id)
+    params = load_params(out / "params.pkl", config)
     scores["trained"] = evaluate(report, params, config=config)
-    write(out / "agent.gif", record(gif, params, config=config))
-    write(out / "random.gif", record(gif, None, config=config))
+    if not config.early_stop:
+        scores["last"] = evaluate(report, history.last, config=config)
+    if "rgb_array" in make_game(config).metadata.get("render_modes", ()):
+        write(out / "agent.gif", record(gif, params, config=config))
+        write(out / "random.gif", record(gif, None, config=config))
     write(out / "learning_curve.png", learning_curve(history, config=config))
     write(out / "hand-in.zip", hand_in(out))
-    lines = [table(scores), f"wrote {', '.join(FILES)} to {out.absolute()}"]
-    if scores["trained"].mean() < config.target_return:
+    written = ", ".join(name for name in FILES if (out / name).exists())
+    lines = [table(scores), f"wrote {written} to {out.absolute()}"]
+    if scores["trained"].mean() < goal(config):
         lines.append(
-            f"not perfect after {config.total_steps} steps: the mean return is "
-            f"{scores['trained'].mean():.1f} of {config.target_return:g}; "
+            f"not solved after {config.total_steps} steps: the mean return is "
+            f"{scores['trained'].mean():.1f}, the goal {goal(config):g}; "
             "try more --total-steps, or another --seed"
         )
     return "\n".join(lines)
 
 
+def run_evaluation(config: Config) -> str:
+    """Scores the parameters in a file and records a GIF of them."""
+    params = load_params(config.evaluate, config)
+    scores = evaluate(stream(config.seed, "report"), params, config=config)
+    gif = record(stream(config.seed, "gif"), params, config=config)
+    write(Path(config.out) / "agent.gif", gif)
+    return table({"trained": scores})
+
+
+def run_study(config: Config) -> str:
+    """Trains one agent for each seed, in turn; writes study.csv and study.png."""
+    rows, returns, tests = [], [], []
+    with progress_bar(config.total_steps * config.seeds) as bar:
+        for seed in range(config.seed, config.seed + config.seeds):
+            bar.set_description_str(f"seed {seed}")
+            one, start = replace(config, seed=seed, seeds=1), time.perf_counter()
+            params, history = train(one, bar)
+            seconds = time.perf_counter() - start
+            tests.append(evaluate(stream(seed, "report"), params, config=one))
+            returns.append([r for _, r in history.episodes])
+            rows.append(
+                {
+                    "seed": seed,
+                    "steps": history.evaluations[-1][0],
+                    "episodes": len(history.episodes),
+                    "seconds": f"{seconds:.1f}",
+                    "mean": f"{tests[-1].mean():.1f}",
+                    "min": f"{tests[-1].min():.1f}",
+                    "success": f"{np.mean(np.array(returns[-1]) >= goal(config)):.2f}",
+                }
+            )
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    out = Path(config.out)
+    write(out / "study.csv", text.getvalue().encode())
+    write(out / "study.png", study_figure(rows, returns, tests, config=config))
+    solved = sum(test.mean() >= goal(config) for test in tests)
+    steps = [row["steps"] for row in rows]
+    lines = ["".join(f"{name:>10}" for name in rows[0])]
+    lines += ["".join(f"{value:>10}" for value in row.values()) for row in rows]
+    lines.append(
+        f"{solved} of {len(rows)} seeds reach {goal(config):g}; steps: median "
+        f"{np.median(steps):.0f}, most {max(steps)}; mean return {np.mean(tests):.1f}"
+    )
+    return "\n".join([*lines, f"wrote {', '.join(STUDY_FILES)} to {out.absolute()}"])
+
+
+def study_figure(rows: list, returns: list, tests: list, *, config: Config) -> bytes:
+    """A PNG: success and mean score per seed, a box plot per seed, and the distribution of all."""
+    figure = Figure(figsize=(12, 4), dpi=100, layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    seeds = [row["seed"] for row in rows]
+    left.bar(range(len(rows)), [np.mean(test >= goal(config)) for test in tests], color="C0")
+    left.set(xlabel="seed", ylabel="success rate of the trained agent", ylim=(0, 1.05))
+    left.set_xticks(range(len(rows)), seeds)
+    scores = left.twinx()
+    scores.plot(range(len(rows)), [test.mean() for test in tests], "o", color="C1")
+    scores.set_ylabel("mean return of the trained agent", color="C1")
+    middle.boxplot(returns, positions=range(len(rows)), medianprops={"color": "C1"})
+    middle.set(xlabel="seed", ylabel="return of a training episode")
+    middle.set_xticks(range(len(rows)), seeds)
+    for label, values, color in (
+        ("training", np.concatenate(returns), "0.7"),
+        ("trained agent", np.concatenate(tests), "C1"),
+    ):
+        right.hist(
+            values,
+            bins=25,
+            weights=np.full(len(values), 1 / len(values)),
+            label=label,
+            color=color,
+            alpha=0.7,
+        )
+    right.set(xlabel="return", ylabel="share of all episodes")
+    right.legend(frameon=False)
+    figure.suptitle(f"{config.env_id}, {len(rows)} seeds")
+    return to_png(figure)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command line. Returns the exit status: 0 done, 2 bad input, 1 any other failure."""
     try:
-        message, status = run(parse_config(argv)), 0
+        config = parse_config(argv)
+        game_sizes(config)  # refuses a game that cannot be played
+        sweep(config.out)
+        job = run_evaluation if config.evaluate else run_study if config.seeds > 1 else run
+        message, status = job(config), 0
     except ValueError as error:
         message, status = f"main.py: {error}", 2
     except Exception as error:

@@ -12,18 +12,18 @@ from main import Config
 
 
 def numeric_fields():
-    return [f for f in fields(Config) if f.metadata["allowed"]]
+    return [f for f in fields(Config) if f.metadata["allowed"].startswith(("[", "("))]
 
 
 @pytest.mark.parametrize("f", numeric_fields(), ids=lambda f: f.name)
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1e12", "1e12", "four", ""])
 def test_a_number_outside_its_range_is_refused_by_name(f, value, capsys):
     with pytest.raises(SystemExit) as refused:
-        main.parse_config([f"{main.flag(f)}={value}"])
+        main.parse_config([f"{main.flag(f.name)}={value}"])
     out, err = capsys.readouterr()
     assert refused.value.code == 2
     assert out == ""
-    assert main.flag(f) in err
+    assert main.flag(f.name) in err
     assert f.metadata["allowed"] in err
     assert value in err or repr(float(value)) in err
     assert err.count("\n") == 1
@@ -41,7 +41,7 @@ def test_the_help_names_every_option_with_meaning_default_and_range(capsys):
     assert finished.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for f in fields(Config):
-        assert main.flag(f) in text
+        assert main.flag(f.name) in text
         assert " ".join(f.metadata["help"].split()) in text
         assert f.metadata["allowed"] in text
 
@@ -55,8 +55,8 @@ def test_the_help_names_every_option_with_meaning_default_and_range(capsys):
     ],
 )
 def test_an_interval_holds_what_mathematics_says(interval, inside, outside):
-    assert all(main.lies_in(x, interval) for x in inside)
-    assert not any(main.lies_in(x, interval) for x in outside)
+    assert all(main.is_allowed(x, interval) for x in inside)
+    assert not any(main.is_allowed(x, interval) for x in outside)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def params():
 
 def test_parameters_come_back_as_they_were_saved(params, tmp_path):
     main.save_params(tmp_path / "p.pkl", params, config=CONFIG)
-    loaded = main.load_params(tmp_path / "p.pkl", "CartPole-v1")
+    loaded = main.load_params(tmp_path / "p.pkl", CONFIG)
     assert tree.structure(loaded) == tree.structure(params)
     assert all(tree.leaves(tree.map(np.array_equal, loaded, params)))
     obs = np.float32([0.1, -0.2, 0.3, 0.4])
@@ -46,7 +46,7 @@ def check(x):
 content = pickle.load(open("p.pkl", "rb"))
 check(content)
 assert content["env_id"] == "CartPole-v1" and content["sizes"] == [4, 8, 2]
-assert content["config"]["gamma"] == 0.99 and "jax" in content["versions"]
+assert content["config"]["gamma"] == 0.98 and "jax" in content["versions"]
 """
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
@@ -98,9 +98,9 @@ def test_the_zip_holds_what_the_course_asks_for_and_the_same_bytes_each_time(tmp
 
 def test_the_learning_curve_is_a_picture_even_of_very_little():
     for history in (
-        History([(20, 20.0)], []),
-        History([(20, 20.0), (50, 30.0)], [(50, 9.0)]),
-        History([], []),
+        History([(20, 20.0)], [], {}),
+        History([(20, 20.0), (50, 30.0)], [(50, 9.0)], {}),
+        History([], [], {}),
     ):
         picture = iio.imread(main.learning_curve(history, config=CONFIG), extension=".png")
         assert picture.shape[:2] == (400, 800)
@@ -114,7 +114,7 @@ def test_every_stream_of_a_run_is_used_for_one_purpose(params, monkeypatch):
         main, "evaluate", lambda seed, *a, **k: seeds.append(seed) or real(seed, *a, **k)
     )
     main.train(replace(CONFIG, total_steps=1000, eval_every=300))
-    assert len(set(seeds)) == len(seeds) == 2
+    assert len(set(seeds)) == len(seeds) >= 4
     assert main.stream(0, "report") not in seeds
 
 

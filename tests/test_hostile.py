@@ -77,9 +77,9 @@ WRONG = {
     "a list for an array": ("state", lambda c: replaced(c, [[0.0] * 2] * 8, *OUTPUT_W)),
     "a JAX array": ("would run jax", lambda c: replaced(c, jnp.zeros((8, 2)), *OUTPUT_W)),
     "no output layer": ("'w'", lambda c: replaced(c, {}, "params", "output")),
-    "too many layers": ("of shape (8, 8)", lambda c: replaced(c, [4, 8, 8, 2], "sizes")),
+    "too many layers": ("[4, 8, 8, 2] are not there", lambda c: replaced(c, [4, 8, 8, 2], "sizes")),
     "wrong layer sizes": ("of shape (4, 9)", lambda c: replaced(c, [4, 9, 2], "sizes")),
-    "text for sizes": ("do not fit", lambda c: replaced(c, "4,8,2", "sizes")),
+    "text for sizes": ("4,8,2 are not there", lambda c: replaced(c, "4,8,2", "sizes")),
     "another game's sizes": (
         "do not fit the game MountainCar-v0",
         lambda c: replaced(c, "MountainCar-v0", "env_id"),
@@ -149,7 +149,7 @@ def test_a_good_file_for_another_game_is_refused_by_name(tmp_path):
     main.save_params(path, params, config=Config(env_id="MountainCar-v0", hidden=(8,)))
     assert main.load_params(path)["output"]["w"].shape == (8, 3)
     with pytest.raises(ValueError, match="MountainCar-v0"):
-        main.load_params(path, "CartPole-v1")
+        main.load_params(path, Config())
 
 
 class Runs:

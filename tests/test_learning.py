@@ -21,6 +21,7 @@ def step(action=0, reward=1.0, discount=GAMMA, s=0, s2=1, n=2):
         np.float32(reward),
         np.float32(discount),
         state(s2, n),
+        np.float32(1),
     )
 
 
@@ -44,18 +45,23 @@ def test_the_td_error_equals_the_one_worked_by_hand(t, error):
 
 def test_the_loss_is_the_mean_of_huber_losses():
     transitions = batch(step(reward=0.5, discount=0.0), step(reward=3.0, discount=0.0))
-    loss = main.loss_fn(table(ONLINE), table(TARGET), transitions)
+    loss, errors = main.loss_fn(table(ONLINE), table(TARGET), transitions)
     assert loss == pytest.approx((0.5 * 0.5**2 + (3.0 - 0.5)) / 2)
+    assert errors.tolist() == [0.5, 3.0]
 
 
 def test_no_gradient_flows_into_the_target():
     transitions = batch(step(), step(s=1, action=1, s2=1))
-    into_target = grad(main.loss_fn, argnums=1)(table(ONLINE), table(TARGET), transitions)
+    into_target = grad(main.loss_fn, argnums=1, has_aux=True)(
+        table(ONLINE), table(TARGET), transitions
+    )[0]
     assert all(not leaf.any() for leaf in tree.leaves(into_target))
 
 
 def test_the_gradient_reaches_the_chosen_action_alone():
-    into_params = grad(main.loss_fn)(table(ONLINE), table(TARGET), batch(step(action=1)))
+    into_params = grad(main.loss_fn, has_aux=True)(
+        table(ONLINE), table(TARGET), batch(step(action=1))
+    )[0]
     w = into_params["output"]["w"]
     assert w[0, 1] != 0
     assert np.count_nonzero(w) == 1
@@ -64,11 +70,19 @@ def test_the_gradient_reaches_the_chosen_action_alone():
 
 def learner(q, config):
     params = tree.map(jnp.asarray, table(q))
-    return Learner(params, params, main.make_optimizer(config).init(params), jnp.int32(0))
+    return Learner(
+        params,
+        params,
+        main.make_optimizer(config).init(params),
+        jnp.int32(0),
+        jnp.zeros(config.batch_size),
+    )
 
 
 def fixed_point(transitions, q, **options):
-    config = Config(learning_rate=0.02, tau=0.1, total_steps=3000, warmup_steps=1, **options)
+    config = Config(
+        learning_rate=0.02, tau=0.1, total_steps=3000, warmup_steps=1, batch_size=1, **options
+    )
     x = learner(q, config)
     for _ in range(3000):
         x = main.update_fn(x, transitions, config=config)
@@ -130,14 +144,15 @@ def test_the_learning_rate_falls_linearly_to_zero():
 
 
 def test_a_round_is_its_updates_one_after_the_other():
-    config = Config()
+    config = Config(batch_size=2)
     first, second = batch(step(), step()), batch(step(reward=3.0), step(s=1))
     batches = Transition(*map(np.stack, zip(first, second, strict=True)))
     one = main.update_fn(learner(ONLINE, config), first, config=config)
     one = main.update_fn(one, second, config=config)
-    both = main.update_round(learner(ONLINE, config), batches, config=config)
+    both, errors = main.update_round(learner(ONLINE, config), batches, config=config)
     for a, b in zip(tree.leaves(one), tree.leaves(both), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
+    np.testing.assert_allclose(errors[1], one.td_error, rtol=1e-5)
 
 
 def test_online_and_target_network_start_equal():

