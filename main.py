@@ -443,6 +443,7 @@ class Transition(NamedTuple):
     discount: Array  # []
     next_obs: Array  # [O]
     weight: Array | float = 1.0  # [], what it counts for in the loss; not stored
+    index: Array | int = 0  # [], its place in the memory; not stored
 
 
 def pack(t: Transition) -> np.ndarray:
@@ -453,42 +454,63 @@ def pack(t: Transition) -> np.ndarray:
 def unpack(rows: np.ndarray) -> Transition:
     """The transitions in these rows: [..., 2 O + 3] -> Transition of [..., O] and [...]."""
     o = (rows.shape[-1] - 3) // 2
-    obs, (action, reward, discount), next_obs = (
+    action, reward, discount = np.moveaxis(rows[..., o : o + 3], -1, 0)
+    return Transition(
         rows[..., :o],
-        np.moveaxis(rows[..., o : o + 3], -1, 0),
+        action.astype(np.int32),
+        reward,
+        discount,
         rows[..., o + 3 :],
+        weight=np.ones_like(reward),
+        index=np.zeros_like(action, np.int32),
     )
-    weight = np.ones_like(reward)
-    return Transition(obs, action.astype(np.int32), reward, discount, next_obs, weight)
 
 
-def n_step_return(rewards: Sequence[float], gamma: float) -> float:
-    """sum_k gamma^k r_k, the n-step return without its last value (Sutton & Barto 2018, eq. 7.1)."""
-    return sum(gamma**k * r for k, r in enumerate(rewards))
+def n_step_transition(
+    window: Sequence[tuple], next_obs: Array, terminated: bool, gamma: float
+) -> Transition:
+    """The transition from the first (obs, action, reward) of a window to what follows its last.
+
+    reward = sum_k gamma^k r_k, the n-step return but for its last value, which is added while
+    learning (Sutton & Barto 2018, equation 7.1). A window of one step is a plain transition.
+    """
+    obs, action, _ = window[0]
+    reward = sum(gamma**k * r for k, (_, _, r) in enumerate(window))
+    return Transition(obs, action, reward, 0.0 if terminated else gamma ** len(window), next_obs)
 
 
-def sample_batch(rng: np.random.Generator, memory: deque, batch_size: int) -> Transition:
-    """batch_size transitions, each drawn uniformly from the memory, with replacement."""
-    return take(memory, rng.integers(len(memory), size=batch_size))
+def reward_to_learn(reward: float, config: Config) -> float:
+    """A reward as the agent learns from it; what is reported stays as the game gave it."""
+    if config.clip_rewards:
+        reward = np.clip(reward, -1, 1)
+    return reward * (1 - config.gamma) if config.scale_rewards else reward
 
 
-def take(memory: deque, indices: np.ndarray) -> Transition:
-    """The transitions at these places of the memory, as a batch."""
-    rows = list(memory)  # a deque takes longer to find its middle than to be copied
-    return unpack(np.concatenate([rows[i] for i in indices.tolist()]).reshape(len(indices), -1))
-
-
-def sample_prioritized(
-    rng: np.random.Generator, priorities: np.ndarray, batch_size: int, *, beta: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Indices drawn in proportion to their priority, and their importance weights; both [B].
+def sample_batch(
+    rng: np.random.Generator,
+    memory: deque,
+    batch_size: int,
+    priorities: Sequence[float] | None = None,
+    beta: float = 0.0,
+) -> Transition:
+    """batch_size transitions drawn from the memory, with replacement: uniformly, or by priority.
 
     P(i) = p_i / sum_k p_k,  w_i = (N P(i))^-beta / max_j w_j        Schaul et al. 2016, section 3
     """
-    shares = priorities / priorities.sum()
-    indices = rng.choice(len(shares), size=batch_size, p=shares)
-    weights = (len(shares) * shares[indices]) ** -beta
-    return indices, (weights / weights.max()).astype(np.float32)
+    shares = None if priorities is None else np.array(priorities) / np.sum(priorities)
+    index = rng.choice(len(memory), batch_size, p=shares)
+    rows = list(memory)  # a deque takes longer to find its middle than to be copied
+    batch = unpack(np.concatenate([rows[i] for i in index.tolist()]).reshape(batch_size, -1))
+    if shares is not None:
+        weight = (len(memory) * shares[index]) ** -beta
+        batch = batch._replace(weight=(weight / weight.max()).astype(np.float32))
+    return batch._replace(index=index)
+
+
+def observation_scale(memory: deque) -> np.ndarray:
+    """What observations are divided by: 1.5 standard deviations of those in the memory; [O]."""
+    spread = np.std(unpack(np.stack(memory)).obs, axis=0)
+    return np.where(spread > 0, 1.5 * spread, 1).astype(np.float32)
 
 
 # %% Learning: move Q(s, a) towards what the next step says it should have been
@@ -688,15 +710,18 @@ def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
     Raises FloatingPointError if the parameters do not stay finite.
     """
     seed, env, bar = config.seed, make_game(config), bar or progress_bar(config.total_steps)
-    memory: deque[np.ndarray] = deque(maxlen=config.memory_size)
-    memory_rng = np.random.default_rng(stream(seed, "memory"))
     agent_rng = random.key(stream(seed, "agent"), impl="rbg")
-    epsilons = epsilon_schedule(config)
-    learner = new_learner(config)
-    episodes, evaluations = [], []
-    best, best_score = learner.params, -math.inf
-    window: deque = deque()  # the last n steps
-    priorities, remembered = np.empty(0), 0
+    memory_rng = np.random.default_rng(stream(seed, "memory"))
+    memory: deque[np.ndarray] = deque(maxlen=config.memory_size)
+    priorities: deque[float] = deque(maxlen=config.memory_size)
+    window: deque[tuple] = deque()  # the last n steps
+    epsilons, learner = epsilon_schedule(config), new_learner(config)
+    betas = np.linspace(config.importance_exponent, 1, config.total_steps + 1)
+    best, best_score, max_priority = learner.params, -math.inf, 1.0
+    episodes, evaluations, confirmations = [], [], range(config.confirmations)
+
+    def mean_return(purpose: str) -> float:
+        return float(evaluate(stream(seed, purpose, step), learner.params, config=config).mean())
 
     obs, _ = env.reset(seed=stream(seed, "game"))
     episode_return = 0.0
@@ -707,25 +732,12 @@ def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
         bar.update()
 
         # Remember.
-        episode_return += float(reward)
-        reward = np.clip(reward, -1, 1) if config.clip_rewards else reward
-        window.append((obs, action, reward * (1 - config.gamma if config.scale_rewards else 1)))
+        window.append((obs, action, reward_to_learn(reward, config)))
         while window and (len(window) == config.n_step or terminated or truncated):
-            first_obs, first_action, _ = window[0]
-            memory.append(
-                pack(
-                    Transition(
-                        first_obs,
-                        first_action,
-                        n_step_return([r for _, _, r in window], config.gamma),
-                        0.0 if terminated else config.gamma ** len(window),
-                        next_obs,
-                    )
-                )
-            )
-            remembered += 1
+            memory.append(pack(n_step_transition(window, next_obs, terminated, config.gamma)))
+            priorities.append(max_priority)
             window.popleft()
-        obs = next_obs
+        obs, episode_return = next_obs, episode_return + float(reward)
         if terminated or truncated:
             episodes.append((step, episode_return))
             obs, _ = env.reset()
@@ -733,27 +745,23 @@ def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
 
         # Learn.
         if step == config.warmup_steps and config.normalize:
-            spread = np.std(unpack(np.stack(memory)).obs, axis=0)
-            params = learner.params | {
-                "scale": np.where(spread > 0, 1.5 * spread, 1).astype(np.float32)
-            }
+            params = learner.params | {"scale": observation_scale(memory)}
             learner = learner._replace(params=params, target=params)
         if step >= config.warmup_steps and step % config.train_every == 0:
-            n = config.updates * config.batch_size
-            if config.prioritized:
-                new = np.full(remembered, priorities.max(initial=1.0))
-                priorities, remembered = np.append(priorities, new)[-len(memory) :], 0
-                beta = optax.linear_schedule(config.importance_exponent, 1.0, config.total_steps)
-                indices, weights = sample_prioritized(
-                    memory_rng, priorities, n, beta=float(beta(step))
-                )
-                batch = take(memory, indices)._replace(weight=weights)
-            else:
-                batch = sample_batch(memory_rng, memory, n)
+            batch = sample_batch(
+                memory_rng,
+                memory,
+                config.updates * config.batch_size,
+                priorities if config.prioritized else None,
+                betas[step],
+            )
             batches = tree.map(lambda x: x.reshape(config.updates, -1, *x.shape[1:]), batch)
             learner, errors = update_round(learner, batches, config=config)
             if config.prioritized:
-                priorities[indices] = (np.abs(errors).ravel() + 1e-6) ** config.priority_exponent
+                renewed = np.array(priorities)
+                renewed[batch.index] = (np.abs(errors).ravel() + 1e-6) ** config.priority_exponent
+                priorities = deque(renewed, maxlen=config.memory_size)
+                max_priority = renewed.max()
             if not all(np.isfinite(leaf).all() for leaf in tree.leaves(learner.params)):
                 raise FloatingPointError(
                     f"parameters are no longer finite after {step} steps: "
@@ -762,9 +770,7 @@ def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
 
         # Evaluate.
         if step % config.eval_every == 0 or step == config.total_steps:
-            score = float(
-                evaluate(stream(seed, "eval", step), learner.params, config=config).mean()
-            )
+            score = mean_return("evaluation")
             evaluations.append((step, score))
             if score > best_score:
                 best, best_score = learner.params, score
@@ -776,13 +782,7 @@ def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
             if (
                 config.early_stop
                 and score >= goal(config)
-                and all(
-                    evaluate(
-                        stream(seed, f"confirm {i}", step), learner.params, config=config
-                    ).mean()
-                    >= goal(config)
-                    for i in range(config.confirmations)
-                )
+                and all(mean_return(f"confirmation {i}") >= goal(config) for i in confirmations)
             ):
                 best = learner.params
                 break

@@ -3,7 +3,6 @@
 import codecs
 import copy
 import functools
-import importlib
 import os
 import pickle
 import pickletools

@@ -22,6 +22,7 @@ def step(action=0, reward=1.0, discount=GAMMA, s=0, s2=1, n=2):
         np.float32(discount),
         state(s2, n),
         np.float32(1),
+        np.int32(0),
     )
 
 

@@ -1,6 +1,7 @@
 """The switches: each idea of the course does what its paper says, and nothing when it is off."""
 
 import csv
+from collections import deque
 from dataclasses import replace
 
 import gymnasium as gym
@@ -8,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import table
+from conftest import state, table
 from jax import random, tree
 from test_learning import ONLINE, TARGET, batch, step
 
 import main
-from main import Config
+from main import Config, Transition
 
 TINY = Config(
     total_steps=300,
@@ -122,14 +123,23 @@ def test_continuous_actions_become_bins_and_any_observation_a_vector():
 # Replay
 
 
-def test_n_step_returns_equal_the_ones_worked_by_hand(stored):
+def test_n_step_returns_equal_the_ones_worked_by_hand():
+    window = [(state(0), 1, 8.0), (state(1), 0, 4.0), (state(1), 0, 2.0)]
+    t = main.n_step_transition(window, state(1), False, 0.5)
+    assert (t.action, t.reward, t.discount) == (1, 8 + 2 + 0.5, 0.125)
+    np.testing.assert_array_equal(t.obs, state(0))
+    np.testing.assert_array_equal(t.next_obs, state(1))
+    assert main.n_step_transition(window, state(1), True, 0.5).discount == 0
+    assert main.n_step_transition(window[2:], state(1), False, 0.5)[1:4] == (0, 2.0, 0.5)
+
+
+def test_n_steps_never_reach_over_the_end_of_an_episode(stored):
     """In CartPole each reward is 1: the return of k steps is 1 + g + ... + g^(k-1)."""
     kept, history = stored(n_step=3, gamma=0.5, scale_rewards=False)
     end = int(history.episodes[0][0])
-    full = [t for t in kept[: end - 2]]
-    assert all(t.reward == 1.75 for t in full)
-    assert all(t.discount == 0.125 for t in full[:-1])
-    assert [t.reward for t in kept[end - 3 : end]] == [1.75, 1.5, 1.0]  # the end of the episode
+    assert all(t.reward == 1.75 for t in kept[: end - 2])
+    assert all(t.discount == 0.125 for t in kept[: end - 3])
+    assert [t.reward for t in kept[end - 3 : end]] == [1.75, 1.5, 1.0]
     assert [t.discount for t in kept[end - 3 : end]] == [0.0] * 3
     np.testing.assert_array_equal(kept[0].next_obs, kept[3].obs)
     np.testing.assert_array_equal(kept[end - 1].next_obs, kept[end - 3].next_obs)
@@ -150,14 +160,16 @@ def test_rewards_are_clipped_for_learning_and_reported_raw(stored):
 
 
 def test_prioritised_probabilities_and_weights_equal_the_ones_worked_by_hand():
-    priorities = np.array([1.0, 2.0, 5.0])  # P = .125, .25, .625
+    memory = deque(main.pack(Transition(state(0), i, 0.0, 0.0, state(1))) for i in range(3))
+    priorities = [1.0, 2.0, 5.0]  # P = .125, .25, .625
     rng = np.random.default_rng(0)
-    indices, weights = main.sample_prioritized(rng, priorities, 40_000, beta=0.5)
-    assert np.bincount(indices) / 40_000 == pytest.approx([0.125, 0.25, 0.625], abs=0.01)
+    batch = main.sample_batch(rng, memory, 40_000, priorities, 0.5)
+    assert np.bincount(batch.action) / 40_000 == pytest.approx([0.125, 0.25, 0.625], abs=0.01)
     raw = np.array([0.375, 0.75, 1.875]) ** -0.5
-    assert weights == pytest.approx((raw / raw[0])[indices], rel=1e-5)
-    _, uniform = main.sample_prioritized(rng, priorities, 100, beta=0.0)
-    assert set(uniform.tolist()) == {1.0}
+    assert batch.weight == pytest.approx((raw / raw[0])[batch.action], rel=1e-5)
+    np.testing.assert_array_equal(batch.index, batch.action)
+    assert set(main.sample_batch(rng, memory, 100, priorities, 0.0).weight.tolist()) == {1.0}
+    assert set(main.sample_batch(rng, memory, 100).weight.tolist()) == {1.0}
 
 
 def test_importance_weights_weigh_the_loss():
@@ -168,35 +180,32 @@ def test_importance_weights_weigh_the_loss():
 
 
 def test_priorities_are_errors_of_what_was_learned_and_the_most_for_what_is_new(monkeypatch):
-    seen = []
-    real = main.sample_prioritized
+    sampled, errors = [], []
+    sample, learn = main.sample_batch, main.update_round
 
-    def spy(rng, priorities, n, *, beta):
-        seen.append((priorities.copy(), *real(rng, priorities, n, beta=beta), beta))
-        return seen[-1][1:3]
+    def watch_sample(rng, memory, n, priorities, beta):
+        batch = sample(rng, memory, n, priorities, beta)
+        sampled.append((np.array(priorities), batch.index, beta))
+        return batch
 
-    errors = []
-    learn = main.update_round
-
-    def watch(*args, **kwargs):
+    def watch_learn(*args, **kwargs):
         learner, e = learn(*args, **kwargs)
-        errors.append(np.asarray(e).ravel())
+        errors.append((np.abs(e).ravel() + 1e-6) ** 0.6)
         return learner, e
 
-    monkeypatch.setattr(main, "sample_prioritized", spy)
-    monkeypatch.setattr(main, "update_round", watch)
+    monkeypatch.setattr(main, "sample_batch", watch_sample)
+    monkeypatch.setattr(main, "update_round", watch_learn)
     main.train(replace(TINY, prioritized=True, memory_size=180))
-    assert [len(p) for p, *_ in seen] == [100, 150, 180, 180, 180]
-    assert np.all(seen[0][0] == 1)
-    assert [beta for *_, beta in seen] == pytest.approx([0.6, 0.7, 0.8, 0.9, 1.0])
+    assert [len(p) for p, *_ in sampled] == [100, 150, 180, 180, 180]
+    assert np.all(sampled[0][0] == 1)
+    assert [beta for *_, beta in sampled] == pytest.approx([0.6, 0.7, 0.8, 0.9, 1.0])
     expected = np.ones(100)
-    expected[seen[0][1]] = (np.abs(errors[0]) + 1e-6) ** 0.6
-    np.testing.assert_allclose(seen[1][0][:100], expected)
-    assert np.all(seen[1][0][100:] == expected.max())
-    forgotten = 20  # of 200 transitions, 180 fit
-    kept = seen[1][0].copy()
-    kept[seen[1][1]] = (np.abs(errors[1]) + 1e-6) ** 0.6
-    np.testing.assert_allclose(seen[2][0][:130], kept[forgotten:])
+    expected[sampled[0][1]] = errors[0]
+    np.testing.assert_allclose(sampled[1][0][:100], expected)
+    assert np.all(sampled[1][0][100:] == expected.max())
+    kept = sampled[1][0].copy()
+    kept[sampled[1][1]] = errors[1]
+    np.testing.assert_allclose(sampled[2][0][:130], kept[20:])  # of 200, 180 fit: 20 are forgotten
 
 
 # Learning
