@@ -43,7 +43,7 @@ import time
 import zipfile
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -77,6 +77,7 @@ class Config:
         1, "study this many seeds: --seed and following", "[1, 1000]", compare=False
     )
     vanilla: bool = option(False, "switch off all that Mnih et al. 2015 did not have")
+    steady: bool = option(False, "train on to the end, in a way that stays perfect")
 
     total_steps: int = option(51_200, "environment steps at most", "[1, 1e9]", group="Training")
     warmup_steps: int = option(512, "random steps before learning starts", "[1, 1e9]")
@@ -85,7 +86,7 @@ class Config:
     eval_every: int = option(256, "environment steps between greedy evaluations", "[1, 1e9]")
     eval_episodes: int = option(100, "episodes of an evaluation", "[1, 1e4]")
     target_return: float = option(500.0, "mean return of a perfect evaluation", "[-1e9, 1e9]")
-    confirmations: int = option(4, "evaluations that must repeat a perfect one", "[0, 100]")
+    confirm_episodes: int = option(1000, "fresh episodes to confirm a perfect one", "[1, 1e5]")
     early_stop: bool = option(True, "stop after a perfect evaluation is confirmed")
 
     hidden: tuple[int, ...] = option((64, 64), "layer sizes", "[1, 1024]", group="Network")
@@ -117,7 +118,7 @@ class Config:
     tau: float = option(0.02, "share of the network that goes into its target copy", "(0, 1]")
     target_period: int = option(1, "updates between two updates of the target copy", "[1, 1e6]")
     loss: str = option("huber", "of the temporal-difference error", "huber, squared")
-    learning_rate: float = option(1.5e-3, "of Adam", "(0, 1]")
+    learning_rate: float = option(2e-3, "of Adam", "(0, 1]")
     decay_learning_rate: bool = option(True, "let it fall linearly to 0 over --total-steps")
     weight_decay: float = option(0.0, "makes Adam AdamW; 0 is off", "[0, 1]")
     amsgrad: bool = option(False, "AMSGrad variant of Adam")
@@ -125,6 +126,7 @@ class Config:
     clip_norm: float = option(0.0, "clip a gradient's global norm to this; 0 is off", "[0, 1e9]")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
         for f in fields(self):
             value, allowed = getattr(self, f.name), f.metadata["allowed"]
             for item in value if isinstance(value, tuple) else (value,):
@@ -151,32 +153,54 @@ class Config:
         return reward if self.scale_rewards else reward / (1 - self.gamma)
 
 
-# What other games want otherwise. target_return None is the threshold that Gymnasium registers.
-GAMES: dict[str, dict[str, Any]] = {
+GAMES: dict[str, dict[str, Any]] = {  # what other games want otherwise
     "CartPole-v1": {},
-    "Acrobot-v1": {"max_reward": 0.0, "target_return": -80.0, "total_steps": 40_000},
+    "Acrobot-v1": {
+        "max_reward": 0.0,
+        "target_return": -82.0,
+        "total_steps": 40_000,
+        "eval_every": 2_048,
+        "confirm_episodes": 100,
+    },
     "MountainCar-v0": {
         "max_reward": 0.0,
         "target_return": -104.0,
         "total_steps": 120_000,
+        "eval_every": 4_096,
+        "confirm_episodes": 100,
         "epsilon_decay": 36_000,
         "normalize": False,
         "n_step": 3,
         "tau": 0.005,
     },
-    "Pendulum-v1": {"max_reward": 0.0, "target_return": -140.0, "total_steps": 60_000},
+    "Pendulum-v1": {
+        "max_reward": 0.0,
+        "target_return": -140.0,
+        "total_steps": 60_000,
+        "eval_every": 4_096,
+        "confirm_episodes": 100,
+    },
 }
-OTHER_GAMES = {"optimistic": False, "target_return": None}
+OTHER_GAMES = {"optimistic": False, "target_return": None}  # None: what Gymnasium calls solved
 
-VANILLA = {
-    "double": False,
-    "tau": 1.0,
-    "target_period": 500,
-    "activation": "relu",
-    "normalize": False,
-    "optimistic": False,
-    "scale_rewards": False,
-    "decay_learning_rate": False,
+PRESETS: dict[str, dict[str, Any]] = {  # options that stand for several others
+    "vanilla": {
+        "double": False,
+        "tau": 1.0,
+        "target_period": 500,
+        "activation": "relu",
+        "normalize": False,
+        "optimistic": False,
+        "scale_rewards": False,
+        "decay_learning_rate": False,
+    },
+    "steady": {
+        "early_stop": False,
+        "gamma": 0.99,
+        "n_step": 3,
+        "epsilon_end": 0.1,
+        "learning_rate": 1.5e-3,
+    },
 }
 
 
@@ -194,10 +218,9 @@ def is_allowed(value: Any, allowed: str) -> bool:
     return above and (value <= high if allowed[-1] == "]" else value < high)
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:  # one line, where argparse prints the whole usage
-        self.exit(2, f"main.py: {message} (--help lists the options)\n")
-
+# %% Command line, its first half: made from Config. (Skip it on a first reading.)
+FILES = ("params.pkl", "agent.gif", "random.gif", "learning_curve.png", "hand-in.zip")
+STUDY_FILES = ("study.csv", "study.png")
 
 EXAMPLES = """examples:
   python main.py --seed 7 --out runs/7          another agent, in a folder of its own
@@ -208,8 +231,63 @@ EXAMPLES = """examples:
 """
 
 
-FILES = ("params.pkl", "agent.gif", "random.gif", "learning_curve.png", "hand-in.zip")
-STUDY_FILES = ("study.csv", "study.png")
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:  # one line, where argparse prints the whole usage
+        self.exit(2, f"main.py: {message.removeprefix('argument ')} (see --help)\n")
+
+
+def parse_value(f: Field, text: str) -> Any:
+    """A word of the command line, as the type of the field's default."""
+    kind = type(f.default[0] if isinstance(f.default, tuple) else f.default)
+    try:
+        return kind(text)
+    except ValueError:
+        noun = "a whole number" if kind is int else "a number"
+        sentence = f"must be {noun} in {f.metadata['allowed']}, not {text!r}"
+        raise argparse.ArgumentTypeError(sentence) from None
+
+
+def make_parser() -> Parser:
+    """A parser with an option for each field of Config, under the heading of its group."""
+    parser = Parser(
+        usage="python main.py [options]",
+        description=__doc__.split("\n")[0],
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for f in fields(Config):
+        meaning, allowed, heading = f.metadata.values()
+        if heading:
+            group = parser.add_argument_group(heading)
+        add = partial(group.add_argument, flag(f.name), default=argparse.SUPPRESS)
+        if isinstance(f.default, bool):
+            text = f"{meaning} (default {'on' if f.default else 'off'})"
+            add(help=text, action=argparse.BooleanOptionalAction)
+        else:
+            many = isinstance(f.default, tuple)
+            default = " ".join(map(str, f.default)) if many else f.default
+            text = f"{meaning} (default {default}{allowed and '; ' + allowed})"
+            add(help=text, type=partial(parse_value, f), nargs="+" if many else None, metavar="X")
+    return parser
+
+
+def parse_config(argv: list[str] | None = None) -> Config:
+    """The command line as a Config; exits with status 2 and one line if it is wrong.
+
+    An option counts more than a preset, and a preset more than the defaults of the game.
+    """
+    parser = make_parser()
+    given = vars(parser.parse_args(argv))
+    defaults = GAMES.get(given.get("env_id", Config.env_id), OTHER_GAMES)
+    for name, preset in PRESETS.items():
+        defaults = defaults | (preset if given.get(name) else {})
+    try:
+        config = Config(**defaults | given)
+        check_paths(config)
+    except ValueError as error:
+        parser.error(str(error))
+    return config
 
 
 def check_paths(config: Config) -> None:
@@ -225,69 +303,6 @@ def check_paths(config: Config) -> None:
     for name in FILES + STUDY_FILES:
         if (out / name).is_dir():
             raise ValueError(f"--out must not hold a folder {name}, as {config.out!r} does")
-
-
-def parse_value(f: Any, text: str) -> Any:
-    """A value of field f. Raises ValueError if it is not of the type that the default has."""
-    kind = type(f.default[0] if isinstance(f.default, tuple) else f.default)
-    try:
-        return kind(text)
-    except ValueError:
-        noun = "a whole number" if kind is int else "a number"
-        allowed = f.metadata["allowed"]
-        raise ValueError(f"{flag(f.name)} must be {noun} in {allowed}, not {text!r}") from None
-
-
-def make_parser() -> Parser:
-    """An option for each field of Config, under its group."""
-    parser = Parser(
-        "main.py",
-        usage="python main.py [options]",
-        description=__doc__.split("\n")[0],
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    for f in fields(Config):
-        if f.metadata["group"]:
-            group = parser.add_argument_group(f.metadata["group"])
-        allowed, kwargs = f.metadata["allowed"], {}
-        if isinstance(f.default, bool):
-            kwargs, default = (
-                {"action": argparse.BooleanOptionalAction},
-                "on" if f.default else "off",
-            )
-        elif isinstance(f.default, tuple):
-            kwargs, default = {"nargs": "+"}, " ".join(map(str, f.default))
-        else:
-            default = f.default
-        text = f"{f.metadata['help']} (default {default}{allowed and '; ' + allowed})"
-        if "action" not in kwargs:
-            kwargs["metavar"] = "X" if allowed else "NAME"
-        group.add_argument(flag(f.name), help=text, default=argparse.SUPPRESS, **kwargs)
-    return parser
-
-
-def parse_config(argv: list[str] | None = None) -> Config:
-    """The command line as a Config; exits with status 2 and one line if it is wrong.
-
-    An option counts more than --vanilla, and --vanilla more than the defaults of the game.
-    """
-    parser = make_parser()
-    given = vars(parser.parse_args(argv))
-    try:
-        for f in fields(Config):
-            value = given.get(f.name)
-            if isinstance(value, list):
-                given[f.name] = tuple(parse_value(f, text) for text in value)
-            elif isinstance(value, str):
-                given[f.name] = parse_value(f, value)
-        game = GAMES.get(given.get("env_id", Config.env_id), OTHER_GAMES)
-        config = Config(**game | (VANILLA if given.get("vanilla") else {}) | given)
-        check_paths(config)
-        return config
-    except ValueError as error:
-        parser.error(str(error))
 
 
 def sweep(out: str) -> None:
@@ -614,6 +629,12 @@ def make_game(config: Config, **options: Any) -> gym.Env:
     """The game, with observations as one vector, discrete actions, and episodes that end."""
     env = gym.make(config.env_id, **options)
     if isinstance(env.action_space, gym.spaces.Box):
+        # DiscretizeAction takes the centres of its bins: wider bins, so that the outermost centres
+        # are the strongest actions there are.
+        low, high, dtype = env.action_space.low, env.action_space.high, env.action_space.dtype
+        margin = (high - low) / (2 * (config.action_bins - 1))
+        wider = gym.spaces.Box(low - margin, high + margin, dtype=dtype)
+        env = gym.wrappers.TransformAction(env, lambda a: np.clip(a, low, high), wider)
         env = gym.wrappers.DiscretizeAction(env, config.action_bins, multidiscrete=False)
     if (
         not isinstance(env.observation_space, gym.spaces.Box)
@@ -659,12 +680,14 @@ def new_learner(config: Config) -> Learner:
     return init_learner(rng, sizes=(n_obs, *config.hidden, n_actions), config=config)
 
 
-def evaluate(seed: int, params: Params | None, *, config: Config) -> np.ndarray:
-    """Returns of config.eval_episodes greedy episodes, played side by side; float64 [episodes].
+def evaluate(
+    seed: int, params: Params | None, episodes: int = 100, *, config: Config
+) -> np.ndarray:
+    """Returns of greedy episodes, played side by side; float64 [episodes].
 
     Depends on nothing but its arguments. Without parameters it is a random agent that plays.
     """
-    envs = make_games(config, config.eval_episodes)
+    envs = make_games(config, episodes)
     obs, _ = envs.reset(seed=seed)
     envs.action_space.seed(seed)
     returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
@@ -704,8 +727,8 @@ def progress_bar(total_steps: int) -> tqdm:
 def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
     """Trains an agent; returns its best-evaluated parameters and what happened.
 
-    Stops early once a greedy evaluation is perfect and `confirmations` more, each on fresh
-    episodes, are perfect too. Writes nothing but its progress bar.
+    Stops early once a greedy evaluation is perfect and is confirmed, on fresh episodes. The agent
+    that plays there, and is returned, is the target network. Writes nothing but its progress bar.
 
     Raises FloatingPointError if the parameters do not stay finite.
     """
@@ -718,10 +741,12 @@ def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
     epsilons, learner = epsilon_schedule(config), new_learner(config)
     betas = np.linspace(config.importance_exponent, 1, config.total_steps + 1)
     best, best_score, max_priority = learner.params, -math.inf, 1.0
-    episodes, evaluations, confirmations = [], [], range(config.confirmations)
+    episodes, evaluations = [], []
 
-    def mean_return(purpose: str) -> float:
-        return float(evaluate(stream(seed, purpose, step), learner.params, config=config).mean())
+    def mean_return(purpose: str, episodes: int) -> float:
+        """Of the target network: a running average of the online one, hence steadier."""
+        eval_seed = stream(seed, purpose, step)
+        return float(evaluate(eval_seed, learner.target, episodes, config=config).mean())
 
     obs, _ = env.reset(seed=stream(seed, "game"))
     episode_return = 0.0
@@ -770,10 +795,10 @@ def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
 
         # Evaluate.
         if step % config.eval_every == 0 or step == config.total_steps:
-            score = mean_return("evaluation")
+            score = mean_return("evaluation", config.eval_episodes)
             evaluations.append((step, score))
             if score > best_score:
-                best, best_score = learner.params, score
+                best, best_score = learner.target, score
             recent = np.mean([r for _, r in episodes[-100:]] or [math.nan])
             bar.set_postfix_str(
                 f"epsilon {epsilons[step]:.2f}, return {recent:.0f}, greedy {score:.0f}",
@@ -782,14 +807,14 @@ def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
             if (
                 config.early_stop
                 and score >= goal(config)
-                and all(mean_return(f"confirmation {i}") >= goal(config) for i in confirmations)
+                and mean_return("confirmation", config.confirm_episodes) >= goal(config)
             ):
-                best = learner.params
+                best = learner.target
                 break
     bar.total -= config.total_steps - step  # what was not needed
     bar.refresh()
     env.close()
-    return best, History(episodes, evaluations, learner.params)
+    return best, History(episodes, evaluations, learner.target)
 
 
 # %% Files: each is made in memory, then put in place in one step

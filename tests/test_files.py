@@ -15,7 +15,7 @@ from jax import random, tree
 import main
 from main import Config, History
 
-CONFIG = Config(hidden=(8,), eval_episodes=2)
+CONFIG = Config(hidden=(8,), eval_episodes=2, confirm_episodes=2)
 
 
 @pytest.fixture

@@ -302,6 +302,8 @@ def test_options_count_more_than_vanilla_and_vanilla_more_than_the_game():
     assert config.activation == "tanh"
     assert not config.double
     assert main.parse_config(["--env-id", "FrozenLake-v1"]).optimistic is False
+    assert not main.parse_config(["--steady"]).early_stop
+    assert main.parse_config(["--steady", "--n-step", "1"]).n_step == 1
 
 
 AGENTS = {
@@ -319,7 +321,7 @@ AGENTS = {
 @pytest.mark.parametrize("agent", AGENTS)
 def test_the_agents_of_the_course_are_flags_alone_and_train(agent):
     config = main.parse_config(["--vanilla", *AGENTS[agent].split()])
-    short = replace(config, total_steps=900, warmup_steps=400, eval_every=450, eval_episodes=3)
+    short = replace(config, total_steps=900, warmup_steps=400, eval_every=450, target_period=1, eval_episodes=3)
     _, history = main.train(short)
     assert [s for s, _ in history.evaluations] == [450, 900]
     assert not np.array_equal(

@@ -70,7 +70,7 @@ def test_history_holds_every_episode_and_every_evaluation():
 def test_training_returns_the_best_evaluated_parameters(monkeypatch):
     scores, seen = iter([3.0, 7.0, 5.0]), []
 
-    def fake(seed, params, *, config):
+    def fake(seed, params, episodes, *, config):
         seen.append(params)
         return np.array([next(scores)])
 
@@ -80,11 +80,16 @@ def test_training_returns_the_best_evaluated_parameters(monkeypatch):
 
 
 def test_training_stops_when_a_perfect_evaluation_is_confirmed(monkeypatch):
-    scores = iter([500.0, 500.0, 499.0, 500.0, 500.0, 500.0])
-    monkeypatch.setattr(main, "evaluate", lambda *a, **k: np.array([next(scores)]))
-    _, history = main.train(replace(SHORT, confirmations=2))
+    scores, played = iter([500.0, 499.0, 500.0, 500.0]), []
+
+    def fake(seed, params, episodes, *, config):
+        played.append(episodes)
+        return np.array([next(scores)])
+
+    monkeypatch.setattr(main, "evaluate", fake)
+    _, history = main.train(replace(SHORT, confirm_episodes=70))
     assert [step for step, _ in history.evaluations] == [500, 1000]
-    assert next(scores, None) is None
+    assert played == [3, 70, 3, 70]
 
 
 def test_the_same_seed_trains_the_same_agent_and_another_seed_another():
@@ -96,17 +101,17 @@ def test_the_same_seed_trains_the_same_agent_and_another_seed_another():
 
 def test_evaluation_depends_on_its_own_seed_alone():
     params = main.train(SHORT)[0]
-    one, same, other = (main.evaluate(s, params, config=SHORT).tolist() for s in (5, 5, 6))
+    one, same, other = (main.evaluate(s, params, 5, config=SHORT).tolist() for s in (5, 5, 6))
     assert one == same != other
 
 
 def test_evaluation_plays_each_game_as_one_game_alone_would_play():
-    config = replace(SHORT, env_id="Corridor-v0", eval_episodes=4)
-    assert main.evaluate(0, None, config=config).tolist() == [4.0] * 4  # even episodes terminate
+    config = replace(SHORT, env_id="Corridor-v0")
+    assert main.evaluate(0, None, 4, config=config).tolist() == [4.0] * 4  # even episodes terminate
 
 
 def test_a_random_agent_scores_about_22():
-    returns = main.evaluate(0, None, config=replace(SHORT, eval_episodes=2000))
+    returns = main.evaluate(0, None, 2000, config=SHORT)
     assert returns.mean() == pytest.approx(22.3, abs=1.5)
 
 
@@ -125,3 +130,23 @@ def test_streams_of_random_numbers_are_independent():
     }
     assert len(seeds) == 60
     assert main.stream(3, "eval", 7) == main.stream(3, "eval", 7)
+
+
+def test_the_agent_that_is_evaluated_is_the_target_network(monkeypatch):
+    learners, played = [], []
+    learn = main.update_round
+
+    def watch(*args, **kwargs):
+        learners.append(learn(*args, **kwargs)[0])
+        return learn(*args, **kwargs)
+
+    def fake(seed, params, episodes, *, config):
+        played.append((params, learners[-1].target))
+        return np.zeros(1)
+
+    monkeypatch.setattr(main, "update_round", watch)
+    monkeypatch.setattr(main, "evaluate", fake)
+    main.train(SHORT)
+    assert len(played) == 3
+    for params, target in played:
+        assert all(tree.leaves(tree.map(np.array_equal, params, target)))
