@@ -992,7 +992,7 @@ def learning_curve(history: History, *, config: Config) -> bytes:
         label = f"solved ({threshold:g})"
         axes.axhline(threshold, color="0.4", linestyle="--", linewidth=1, label=label)
     axes.set(xlabel="environment steps", ylabel="return of an episode", title=config.env_id)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return to_png(figure)
 
 
@@ -1064,15 +1064,16 @@ def run_evaluation(config: Config) -> str:
 
 def run_study(config: Config) -> str:
     """Trains one agent for each seed, in turn; writes study.csv and study.png."""
-    rows, returns, tests = [], [], []
+    seeds = range(config.seed, config.seed + config.seeds)
+    rows, training, tests = [], [], []
     with progress_bar(config.total_steps * config.seeds) as bar:
-        for seed in range(config.seed, config.seed + config.seeds):
+        for seed in seeds:
             bar.set_description_str(f"seed {seed}")
             one, start = replace(config, seed=seed, seeds=1), time.perf_counter()
             params, history = train(one, bar)
             seconds = time.perf_counter() - start
             tests.append(evaluate(stream(seed, "report"), params, config=one))
-            returns.append([r for _, r in history.episodes])
+            training.append([r for _, r in history.episodes])
             rows.append(
                 {
                     "seed": seed,
@@ -1081,56 +1082,52 @@ def run_study(config: Config) -> str:
                     "seconds": f"{seconds:.1f}",
                     "mean": f"{tests[-1].mean():.1f}",
                     "min": f"{tests[-1].min():.1f}",
-                    "success": f"{np.mean(np.array(returns[-1]) >= goal(config)):.2f}",
+                    "success": f"{np.mean(np.array(training[-1]) >= goal(config)):.2f}",
                 }
             )
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    out = Path(config.out)
-    write(out / "study.csv", text.getvalue().encode())
-    write(out / "study.png", study_figure(rows, returns, tests, config=config))
-    solved = sum(test.mean() >= goal(config) for test in tests)
+    write(Path(config.out) / "study.csv", text.getvalue().encode())
+    write(Path(config.out) / "study.png", study_figure(seeds, training, tests, config=config))
     steps = [row["steps"] for row in rows]
-    lines = ["".join(f"{name:>10}" for name in rows[0])]
-    lines += ["".join(f"{value:>10}" for value in row.values()) for row in rows]
-    lines.append(
-        f"{solved} of {len(rows)} seeds reach {goal(config):g}; steps: median "
-        f"{np.median(steps):.0f}, most {max(steps)}; mean return {np.mean(tests):.1f}"
+    solved = sum(test.mean() >= goal(config) for test in tests)
+    return "\n".join(
+        [
+            *("".join(f"{cell:>10}" for cell in row) for row in (rows[0], *map(dict.values, rows))),
+            f"{solved} of {len(rows)} seeds reach {goal(config):g}; steps: median "
+            f"{np.median(steps):.0f}, most {max(steps)}; mean return {np.mean(tests):.1f}",
+            f"wrote {', '.join(STUDY_FILES)} to {Path(config.out).absolute()}",
+        ]
     )
-    return "\n".join([*lines, f"wrote {', '.join(STUDY_FILES)} to {out.absolute()}"])
 
 
-def study_figure(rows: list, returns: list, tests: list, *, config: Config) -> bytes:
-    """A PNG: success and mean score per seed, a box plot per seed, and the distribution of all."""
-    figure = Figure(figsize=(12, 4), dpi=100, layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    seeds = [row["seed"] for row in rows]
-    left.bar(range(len(rows)), [np.mean(test >= goal(config)) for test in tests], color="C0")
-    left.set(xlabel="seed", ylabel="success rate of the trained agent", ylim=(0, 1.05))
-    left.set_xticks(range(len(rows)), seeds)
-    scores = left.twinx()
-    scores.plot(range(len(rows)), [test.mean() for test in tests], "o", color="C1")
-    scores.set_ylabel("mean return of the trained agent", color="C1")
-    middle.boxplot(returns, positions=range(len(rows)), medianprops={"color": "C1"})
-    middle.set(xlabel="seed", ylabel="return of a training episode")
-    middle.set_xticks(range(len(rows)), seeds)
-    for label, values, color in (
-        ("training", np.concatenate(returns), "0.7"),
-        ("trained agent", np.concatenate(tests), "C1"),
-    ):
-        right.hist(
-            values,
-            bins=25,
-            weights=np.full(len(values), 1 / len(values)),
-            label=label,
-            color=color,
-            alpha=0.7,
-        )
-    right.set(xlabel="return", ylabel="share of all episodes")
-    right.legend(frameon=False)
-    figure.suptitle(f"{config.env_id}, {len(rows)} seeds")
+def study_figure(
+    seeds: range, training: list[list[float]], tests: list[np.ndarray], *, config: Config
+) -> bytes:
+    """A PNG: success rate and mean return per seed, a box plot per seed, and all returns."""
+    figure = Figure(figsize=(10, 6), dpi=100, layout="constrained")
+    (rate, mean), (boxes, shares) = figure.subplots(2, 2)
+    rate.bar(seeds, [np.mean(test >= goal(config)) for test in tests], color="C1")
+    rate.set(ylabel="success rate of trained agent", ylim=(0, 1.05))
+    mean.plot(seeds, [test.mean() for test in tests], "o", color="C1", label="mean")
+    mean.plot(seeds, [test.min() for test in tests], "_", color="0.4", label="minimum")
+    mean.set(ylabel="return of trained agent")
+    mean.legend(frameon=False)
+    boxes.boxplot(training, positions=seeds, medianprops={"color": "C0"}, flierprops={"ms": 3})
+    boxes.set(ylabel="return of training episodes")
+    for axes in (rate, mean, boxes):
+        axes.set(xlabel="seed", xticks=seeds[:: len(seeds) // 20 + 1])
+        axes.set_xticklabels(axes.get_xticks())
+    before, after = np.concatenate(training), np.concatenate(tests)
+    bins = np.histogram_bin_edges(np.concatenate((before, after)), 25)
+    for returns, label, color in ((before, "training", "C0"), (after, "trained agent", "C1")):
+        weights = np.full(len(returns), 1 / len(returns))
+        shares.hist(returns, bins, weights=weights, label=label, color=color, alpha=0.7)
+    shares.set(xlabel="return, all seeds", ylabel="share of episodes")
+    shares.legend(frameon=False)
+    figure.suptitle(f"{config.env_id}, {len(seeds)} seeds")
     return to_png(figure)
 
 

@@ -11,11 +11,12 @@ How it measures. Each repeat starts three fresh processes: the bare imports; `im
 main.py itself, timed from outside and not changed in any way, which gives the total and the peak
 memory. A fourth one imports main, puts timers around its functions and runs the same command. A
 timer stops when the result is there, not when JAX has promised it. Afterwards the same process
-measures the floors, with as many calls as it has just counted.
+measures the floors, with as many calls as it has just counted. The total is more than the sum of
+the rows: it also starts and ends Python, and compiles main.py, which an import finds in a cache.
 
 How to read it. A floor is the least that the libraries take for the same work, without main.py:
 
-    imports       the libraries that main.py imports, imported in a bare process
+    imports       the libraries that main.py needs, and pyplot, imported in a bare process
     acting        as many calls of the compiled policy_fn on one observation
     env stepping  as many steps of a bare gym.make, with random actions; resets are included
     sampling      as many indexed reads of a filled NumPy array of the memory's size
@@ -28,10 +29,17 @@ How to read it. A floor is the least that the libraries take for the same work, 
 A ratio near 1 leaves nothing to gain. Floors play other episodes than a trained agent: random play
 resets more often, so a ratio may fall below 1. Compiling is a function's first call less a typical
 later one; it is counted in its own row and in no other. Lines that begin with a space are parts of
-the line above them. `calls` is how often something was called.
+the line above them. `calls` is how often something was called, for compiling how many programs.
+
+How cost grows (--growth) is measured in main.py's own training loop, compiled beforehand:
+
+    memory        a step, with its share of a round, while the memory holds that many transitions
+    steps         train() for so many steps and for ten times as many; linear cost is a factor of 10
+    batch         an update, in rounds as training does them, on one batch on the device
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -356,10 +364,8 @@ def train_by_the_clock(main: Any, config: Any, stop_at: int = 0) -> list[float]:
 
     find(main, "progress_bar")
     main.progress_bar = lambda total: Clock(total=total, disable=True)
-    try:
+    with contextlib.suppress(Stop):
         main.train(config)
-    except Stop:
-        pass
     return times
 
 
@@ -405,9 +411,8 @@ def microseconds_per_update(main: Any, config: Any, batch_size: int, rounds: int
         train_by_the_clock(main, config, stop_at=1024 + config.train_every)
     finally:
         main.update_round = update_round
-    arguments = timers.arguments["update_round"]
-    times = [floor_of_updating(update_round, arguments, 1) for _ in range(rounds)]
-    return 1e6 * median(times) / config.updates
+    seconds = floor_of_updating(update_round, timers.arguments["update_round"], rounds)
+    return 1e6 * seconds / (rounds * config.updates)
 
 
 def measure_growth(seed: int, quick: bool) -> dict[str, list]:
@@ -492,8 +497,7 @@ def show(repeats: list[dict[str, Row]]) -> str:
             ratio = f"{median(row[0] / row[1] for row in rows):.2f}"
         calls = "-" if rows[0][2] is None else f"{median(row[2] for row in rows):.0f}"
         value = f"{median(row[0] for row in rows):.1f}"
-        if name.startswith(("total", "peak")):
-            lines.append("") if name.startswith("total") else None
+        lines += [""] if name.startswith("total") else []
         lines.append(f"{name:26}{value:>10}{floor:>10}{ratio:>8}{calls:>8}")
     return "\n".join(lines)
 
