@@ -99,7 +99,7 @@ class Config:
     epsilon_start: float = option(1.0, "share of random actions at first", "[0, 1]", group="Policy")
     epsilon_end: float = option(0.05, "share of random actions in the end", "[0, 1]")
     epsilon_decay: int = option(
-        5_000, "environment steps: to the end, or time constant", "[1, 1e9]"
+        3_000, "environment steps: to the end, or time constant", "[1, 1e9]"
     )
     epsilon_schedule: str = option("linear", "how the share falls", "linear, exponential")
     action_bins: int = option(11, "actions that stand for a continuous one", "[2, 1000]")
@@ -158,6 +158,7 @@ GAMES: dict[str, dict[str, Any]] = {  # what other games want otherwise
     "Acrobot-v1": {
         "max_reward": 0.0,
         "target_return": -82.0,
+        "epsilon_decay": 5_000,
         "total_steps": 40_000,
         "eval_every": 2_048,
         "confirm_episodes": 100,
@@ -176,6 +177,7 @@ GAMES: dict[str, dict[str, Any]] = {  # what other games want otherwise
     "Pendulum-v1": {
         "max_reward": 0.0,
         "target_return": -140.0,
+        "epsilon_decay": 5_000,
         "total_steps": 60_000,
         "eval_every": 4_096,
         "confirm_episodes": 100,
@@ -199,6 +201,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # options that stand for several others
         "gamma": 0.99,
         "n_step": 3,
         "epsilon_end": 0.1,
+        "epsilon_decay": 5_000,
         "learning_rate": 1.5e-3,
     },
 }
@@ -214,8 +217,9 @@ def is_allowed(value: Any, allowed: str) -> bool:
     if isinstance(value, str):
         return value in allowed.split(", ")
     low, high = map(float, allowed[1:-1].split(","))  # NaN lies in no interval
-    above = low <= value if allowed[0] == "[" else low < value
-    return above and (value <= high if allowed[-1] == "]" else value < high)
+    above: bool = low <= value if allowed[0] == "[" else low < value
+    below: bool = value <= high if allowed[-1] == "]" else value < high
+    return above and below
 
 
 # %% Command line, its first half: made from Config. (Skip it on a first reading.)
@@ -236,9 +240,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"main.py: {message.removeprefix('argument ')} (see --help)\n")
 
 
-def parse_value(f: Field, text: str) -> Any:
+def parse_value(f: Field[Any], text: str) -> Any:
     """A word of the command line, as the type of the field's default."""
-    kind = type(f.default[0] if isinstance(f.default, tuple) else f.default)
+    kind: Any = type(f.default[0] if isinstance(f.default, tuple) else f.default)
     try:
         return kind(text)
     except ValueError:
@@ -266,7 +270,7 @@ def make_parser() -> Parser:
             add(help=text, action=argparse.BooleanOptionalAction)
         else:
             many = isinstance(f.default, tuple)
-            default = " ".join(map(str, f.default)) if many else f.default
+            default = str(f.default).strip("()").replace(",", "")
             text = f"{meaning} (default {default}{allowed and '; ' + allowed})"
             add(help=text, type=partial(parse_value, f), nargs="+" if many else None, metavar="X")
     return parser
@@ -329,7 +333,8 @@ def quit_on_interrupt(out: str) -> None:
 if __name__ == "__main__" and not hasattr(sys, "ps1"):  # a script, not a cell in an editor
     sys.stdout = sys.stdout or open(os.devnull, "w")  # None if the shell has closed it
     sys.stderr = sys.stderr or open(os.devnull, "w")
-    sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold any letter
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold any letter
     quit_on_interrupt(".")
     quit_on_interrupt(parse_config().out)
 
@@ -364,7 +369,8 @@ def init_params(rng: Array, sizes: tuple[int, ...], *, config: Config = Config()
     """
     keys = random.split(rng, len(sizes))
     *hidden, output = map(init_dense, keys[1:], sizes[:-1], sizes[1:])
-    params = {"scale": jnp.ones(sizes[0], jnp.float32), "hidden": {config.activation: hidden}}
+    scale = jnp.ones(sizes[0], jnp.float32)
+    params: Params = {"scale": scale, "hidden": {config.activation: hidden}}
     if config.dueling:
         params["value"] = init_dense(keys[0], sizes[-2], 1)
     if config.optimistic:
@@ -381,7 +387,8 @@ def init_dense(rng: Array, n: int, m: int) -> Params:
 
 
 def dense(layer: Params, x: Array) -> Array:
-    return x @ layer["w"] + layer["b"]
+    y: Array = x @ layer["w"] + layer["b"]
+    return y
 
 
 ACTIVATIONS = {"relu": nn.relu, "silu": nn.silu, "tanh": nn.tanh}
@@ -396,7 +403,7 @@ def q_values(params: Params, obs: Array) -> Array:
     [(activation, layers)] = params["hidden"].items()
     for layer in layers:
         x = ACTIVATIONS[activation](dense(layer, x))
-    q = dense(params["output"], x)
+    q: Array = dense(params["output"], x)
     if "value" in params:
         q = dense(params["value"], x) + q - q.mean(axis=-1, keepdims=True)
     return q
@@ -428,7 +435,8 @@ def action_fn(rng: Array, params: Params, obs: Array, epsilon: float = 0.05) -> 
 @jit
 def act(rng: Array, step: int, params: Params, obs: Array, epsilon: float) -> Array:
     """action_fn with a key of its own for each step."""
-    return action_fn(random.fold_in(rng, step), params, obs, epsilon)
+    action: Array = action_fn(random.fold_in(rng, step), params, obs, epsilon)
+    return action
 
 
 def epsilon_schedule(config: Config) -> np.ndarray:
@@ -452,13 +460,13 @@ class Transition(NamedTuple):
     With n-step returns, `reward` adds up n discounted rewards and `discount` is gamma^n or 0.
     """
 
-    obs: Array  # [O]
-    action: Array  # []
-    reward: Array  # []
-    discount: Array  # []
-    next_obs: Array  # [O]
-    weight: Array | float = 1.0  # [], what it counts for in the loss; not stored
-    index: Array | int = 0  # [], its place in the memory; not stored
+    obs: Any  # [O]
+    action: Any  # []
+    reward: Any  # []
+    discount: Any  # []
+    next_obs: Any  # [O]
+    weight: Any = 1.0  # [], what it counts for in the loss; not stored
+    slot: Any = 0  # [], its place in the memory; not stored
 
 
 def pack(t: Transition) -> np.ndarray:
@@ -477,12 +485,12 @@ def unpack(rows: np.ndarray) -> Transition:
         discount,
         rows[..., o + 3 :],
         weight=np.ones_like(reward),
-        index=np.zeros_like(action, np.int32),
+        slot=np.zeros_like(action, np.int32),
     )
 
 
 def n_step_transition(
-    window: Sequence[tuple], next_obs: Array, terminated: bool, gamma: float
+    window: Sequence[Any], next_obs: Array, terminated: bool, gamma: float
 ) -> Transition:
     """The transition from the first (obs, action, reward) of a window to what follows its last.
 
@@ -503,7 +511,7 @@ def reward_to_learn(reward: float, config: Config) -> float:
 
 def sample_batch(
     rng: np.random.Generator,
-    memory: deque,
+    memory: Sequence[np.ndarray],
     batch_size: int,
     priorities: Sequence[float] | None = None,
     beta: float = 0.0,
@@ -513,16 +521,16 @@ def sample_batch(
     P(i) = p_i / sum_k p_k,  w_i = (N P(i))^-beta / max_j w_j        Schaul et al. 2016, section 3
     """
     shares = None if priorities is None else np.array(priorities) / np.sum(priorities)
-    index = rng.choice(len(memory), batch_size, p=shares)
+    slot = rng.choice(len(memory), batch_size, p=shares)
     rows = list(memory)  # a deque takes longer to find its middle than to be copied
-    batch = unpack(np.concatenate([rows[i] for i in index.tolist()]).reshape(batch_size, -1))
+    batch = unpack(np.concatenate([rows[i] for i in slot.tolist()]).reshape(batch_size, -1))
     if shares is not None:
-        weight = (len(memory) * shares[index]) ** -beta
+        weight = (len(memory) * shares[slot]) ** -beta
         batch = batch._replace(weight=(weight / weight.max()).astype(np.float32))
-    return batch._replace(index=index)
+    return batch._replace(slot=slot)
 
 
-def observation_scale(memory: deque) -> np.ndarray:
+def observation_scale(memory: Sequence[np.ndarray]) -> np.ndarray:
     """What observations are divided by: 1.5 standard deviations of those in the memory; [O]."""
     spread = np.std(unpack(np.stack(memory)).obs, axis=0)
     return np.where(spread > 0, 1.5 * spread, 1).astype(np.float32)
@@ -544,18 +552,17 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     n_updates = config.total_steps * config.updates // config.train_every
     falling = optax.linear_schedule(config.learning_rate, 0.0, n_updates)
     off = optax.identity()
+
+    def weights(params: Params) -> Any:  # decay; biases and the scale do not
+        return tree.map(lambda x: x.ndim > 1, params)
+
     return optax.chain(
         optax.clip(config.clip_value) if config.clip_value else off,
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else off,
         optax.scale_by_amsgrad() if config.amsgrad else optax.scale_by_adam(),
-        optax.add_decayed_weights(config.weight_decay, is_matrix) if config.weight_decay else off,
+        optax.add_decayed_weights(config.weight_decay, weights) if config.weight_decay else off,
         optax.scale_by_learning_rate(falling if config.decay_learning_rate else falling(0)),
     )
-
-
-def is_matrix(params: Params) -> Params:
-    """True for weights, False for biases and the scale, which do not decay."""
-    return tree.map(lambda x: x.ndim > 1, params)
 
 
 @partial(jit, static_argnames=("sizes", "config"))
@@ -579,7 +586,8 @@ def td_error(params: Params, target: Params, t: Transition, *, config: Config = 
     chex.assert_shape([t.action, t.reward, t.discount], ())
     next_action = jnp.argmax(q_values(params if config.double else target, t.next_obs))
     y = t.reward + t.discount * q_values(target, t.next_obs)[next_action]
-    return lax.stop_gradient(y) - q_values(params, t.obs)[t.action]
+    error: Array = lax.stop_gradient(y) - q_values(params, t.obs)[t.action]
+    return error
 
 
 def loss_fn(
@@ -641,7 +649,8 @@ def make_game(config: Config, **options: Any) -> gym.Env:
         or len(env.observation_space.shape) > 1
     ):
         env = gym.wrappers.FlattenObservation(env)
-    return env if env.spec.max_episode_steps else gym.wrappers.TimeLimit(env, 1_000)
+    endless = env.spec is None or env.spec.max_episode_steps is None
+    return gym.wrappers.TimeLimit(env, 1_000) if endless else env
 
 
 def make_games(config: Config, n: int) -> gym.vector.VectorEnv:
@@ -660,7 +669,7 @@ def game_sizes(config: Config) -> tuple[int, int]:
         env = make_game(config)
         if not isinstance(env.action_space, gym.spaces.Discrete) or env.action_space.start:
             raise ValueError(f"its actions are {env.action_space}")
-        return env.observation_space.shape[0], int(env.action_space.n)
+        return gym.spaces.flatdim(env.observation_space), int(env.action_space.n)
     except Exception as error:
         raise ValueError(
             "--env-id must be a game of Gymnasium with vectors to see and actions to choose from, "
@@ -677,7 +686,9 @@ def new_learner(config: Config) -> Learner:
     """The learner that a run of this config starts with."""
     n_obs, n_actions = game_sizes(config)
     rng = random.key(stream(config.seed, "init"), impl="rbg")  # quick to compile and to run
-    return init_learner(rng, sizes=(n_obs, *config.hidden, n_actions), config=config)
+    sizes = (n_obs, *config.hidden, n_actions)
+    learner: Learner = init_learner(rng, sizes=sizes, config=config)
+    return learner
 
 
 def evaluate(
@@ -737,7 +748,7 @@ def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
     memory_rng = np.random.default_rng(stream(seed, "memory"))
     memory: deque[np.ndarray] = deque(maxlen=config.memory_size)
     priorities: deque[float] = deque(maxlen=config.memory_size)
-    window: deque[tuple] = deque()  # the last n steps
+    window: deque[Any] = deque()  # the last n steps
     epsilons, learner = epsilon_schedule(config), new_learner(config)
     betas = np.linspace(config.importance_exponent, 1, config.total_steps + 1)
     best, best_score, max_priority = learner.params, -math.inf, 1.0
@@ -757,7 +768,7 @@ def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
         bar.update()
 
         # Remember.
-        window.append((obs, action, reward_to_learn(reward, config)))
+        window.append((obs, action, reward_to_learn(float(reward), config)))
         while window and (len(window) == config.n_step or terminated or truncated):
             memory.append(pack(n_step_transition(window, next_obs, terminated, config.gamma)))
             priorities.append(max_priority)
@@ -784,7 +795,7 @@ def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
             learner, errors = update_round(learner, batches, config=config)
             if config.prioritized:
                 renewed = np.array(priorities)
-                renewed[batch.index] = (np.abs(errors).ravel() + 1e-6) ** config.priority_exponent
+                renewed[batch.slot] = (np.abs(errors).ravel() + 1e-6) ** config.priority_exponent
                 priorities = deque(renewed, maxlen=config.memory_size)
                 max_priority = renewed.max()
             if not all(np.isfinite(leaf).all() for leaf in tree.leaves(learner.params)):
@@ -832,16 +843,23 @@ def write(path: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def save_params(path: Path | str, params: Params, *, config: Config) -> None:
-    """Writes parameters and what is needed to play them, as builtins and NumPy arrays alone."""
+def save_params(
+    path: Path | str, params: Params, *, config: Config, score: float | None = None
+) -> None:
+    """Writes parameters and what is needed to play them, as builtins and NumPy arrays alone.
+
+    `score` is the mean return of the evaluation that chose them.
+    """
     arrays = tree.map(np.asarray, params)
+    [layers] = arrays["hidden"].values()
     content = {
         "env_id": config.env_id,
-        "sizes": [len(arrays["scale"]), *config.hidden, len(arrays["output"]["b"])],
+        "sizes": [len(arrays["scale"]), *(len(x["b"]) for x in (*layers, arrays["output"]))],
         "params": arrays,
         "sha256": digest(arrays),
         "config": {f.name: getattr(config, f.name) for f in fields(config) if f.compare},
         "seed": config.seed,
+        "score": score,
         "versions": {name: version(name) for name in ("jax", "optax", "gymnasium", "numpy")},
     }
     write(Path(path), pickle.dumps(content, protocol=4))
@@ -898,7 +916,7 @@ def to_params(content: Any) -> Params:
     def to_dense(layer: Any, n: int, m: int) -> Params:
         return {"w": to_array(layer["w"], n, m), "b": to_array(layer["b"], m)}
 
-    params = {
+    params: Params = {
         "scale": to_array(stored["scale"], sizes[0]),
         "hidden": {activation: list(map(to_dense, layers, sizes, sizes[1:]))},
         "output": to_dense(stored["output"], *sizes[-2:]),
@@ -925,7 +943,7 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
         if len(data) > MAX_BYTES:
             raise ValueError(f"it is larger than {MAX_BYTES >> 20} MiB")
         for n, (opcode, argument, _) in enumerate(pickletools.genops(data)):  # runs nothing
-            if n > MAX_OPCODES or ("PUT" in opcode.name and argument > MAX_OPCODES):
+            if n > MAX_OPCODES or ("PUT" in opcode.name and (argument or 0) > MAX_OPCODES):
                 raise ValueError("it asks for too much time or memory")
         content = ParamsUnpickler(io.BytesIO(data)).load()
         params = to_params(content)
@@ -958,7 +976,7 @@ def record(seed: int, params: Params | None, *, config: Config) -> bytes:
     frames = []
     for step in range(GIF_SECONDS * fps):
         if step % stride == 0:
-            r, g, b = np.moveaxis(env.render()[1::2, 1::2] // 43, -1, 0)
+            r, g, b = np.moveaxis(np.asarray(env.render())[1::2, 1::2] // 43, -1, 0)
             frames.append(36 * r + 6 * g + b)
         action = env.action_space.sample() if params is None else int(policy_fn(None, params, obs))
         obs, _, terminated, truncated, _ = env.step(action)
@@ -1032,7 +1050,8 @@ def run(config: Config) -> str:
         "untrained": evaluate(report, new_learner(config).params, config=config),
     }
     params, history = train(config)
-    save_params(out / "params.pkl", params, config=config)
+    score = max(mean for _, mean in history.evaluations)
+    save_params(out / "params.pkl", params, config=config, score=score)
     params = load_params(out / "params.pkl", config)
     scores["trained"] = evaluate(report, params, config=config)
     if not config.early_stop:
@@ -1065,7 +1084,8 @@ def run_evaluation(config: Config) -> str:
 def run_study(config: Config) -> str:
     """Trains one agent for each seed, in turn; writes study.csv and study.png."""
     seeds = range(config.seed, config.seed + config.seeds)
-    rows, training, tests = [], [], []
+    rows: list[dict[str, Any]] = []
+    training, tests = [], []
     with progress_bar(config.total_steps * config.seeds) as bar:
         for seed in seeds:
             bar.set_description_str(f"seed {seed}")

@@ -167,7 +167,7 @@ def test_prioritised_probabilities_and_weights_equal_the_ones_worked_by_hand():
     assert np.bincount(batch.action) / 40_000 == pytest.approx([0.125, 0.25, 0.625], abs=0.01)
     raw = np.array([0.375, 0.75, 1.875]) ** -0.5
     assert batch.weight == pytest.approx((raw / raw[0])[batch.action], rel=1e-5)
-    np.testing.assert_array_equal(batch.index, batch.action)
+    np.testing.assert_array_equal(batch.slot, batch.action)
     assert set(main.sample_batch(rng, memory, 100, priorities, 0.0).weight.tolist()) == {1.0}
     assert set(main.sample_batch(rng, memory, 100).weight.tolist()) == {1.0}
 
@@ -185,7 +185,7 @@ def test_priorities_are_errors_of_what_was_learned_and_the_most_for_what_is_new(
 
     def watch_sample(rng, memory, n, priorities, beta):
         batch = sample(rng, memory, n, priorities, beta)
-        sampled.append((np.array(priorities), batch.index, beta))
+        sampled.append((np.array(priorities), batch.slot, beta))
         return batch
 
     def watch_learn(*args, **kwargs):
@@ -321,7 +321,9 @@ AGENTS = {
 @pytest.mark.parametrize("agent", AGENTS)
 def test_the_agents_of_the_course_are_flags_alone_and_train(agent):
     config = main.parse_config(["--vanilla", *AGENTS[agent].split()])
-    short = replace(config, total_steps=900, warmup_steps=400, eval_every=450, target_period=1, eval_episodes=3)
+    short = replace(
+        config, total_steps=900, warmup_steps=400, eval_every=450, target_period=1, eval_episodes=3
+    )
     _, history = main.train(short)
     assert [s for s, _ in history.evaluations] == [450, 900]
     assert not np.array_equal(
