@@ -50,6 +50,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 
+class BadInput(ValueError):
+    """What a user has asked for cannot be done; the message is one sentence that says why."""
+
+
 def option(
     default: Any, help: str, allowed: str = "", *, group: str = "", compare: bool = True
 ) -> Any:
@@ -66,7 +70,7 @@ class Config:
     Frozen, hence hashable: it is a static argument of the compiled functions, which compile once
     per Config. compare=False leaves a field out of that: two seeds share one compilation.
 
-    Raises ValueError with one sentence if a value is not allowed.
+    Raises BadInput, a ValueError, if a value is not allowed.
     """
 
     env_id: str = option("CartPole-v1", "Gymnasium game to play", group="Run")
@@ -83,7 +87,7 @@ class Config:
     warmup_steps: int = option(512, "random steps before learning starts", "[1, 1e9]")
     train_every: int = option(64, "environment steps between two rounds of updates", "[1, 1e6]")
     updates: int = option(128, "updates in a round", "[1, 1e6]")
-    eval_every: int = option(256, "environment steps between greedy evaluations", "[1, 1e9]")
+    eval_every: int = option(512, "environment steps between greedy evaluations", "[1, 1e9]")
     eval_episodes: int = option(100, "episodes of an evaluation", "[1, 1e4]")
     target_return: float = option(500.0, "mean return of a perfect evaluation", "[-1e9, 1e9]")
     confirm_episodes: int = option(1000, "fresh episodes to confirm a perfect one", "[1, 1e5]")
@@ -131,7 +135,7 @@ class Config:
             value, allowed = getattr(self, f.name), f.metadata["allowed"]
             for item in value if isinstance(value, tuple) else (value,):
                 if allowed and item is not None and not is_allowed(item, allowed):
-                    raise ValueError(f"{flag(f.name)} must be in {allowed}, not {item}")
+                    raise BadInput(f"{flag(f.name)} must be in {allowed}, not {item}")
         for larger, smaller in (
             ("memory_size", "batch_size"),
             ("total_steps", "warmup_steps"),
@@ -140,11 +144,11 @@ class Config:
         ):
             least, value = getattr(self, smaller), getattr(self, larger)
             if value < least:
-                raise ValueError(
+                raise BadInput(
                     f"{flag(larger)} must be at least {flag(smaller)}, {least}, not {value}"
                 )
         if self.evaluate and self.seeds > 1:
-            raise ValueError("--evaluate must be alone, not with --seeds")
+            raise BadInput("--evaluate must be alone, not with --seeds")
 
     @property
     def best_value(self) -> float:
@@ -289,24 +293,24 @@ def parse_config(argv: list[str] | None = None) -> Config:
     try:
         config = Config(**defaults | given)
         check_paths(config)
-    except ValueError as error:
+    except BadInput as error:
         parser.error(str(error))
     return config
 
 
 def check_paths(config: Config) -> None:
-    """Raises ValueError if a file cannot be read, or one in the output folder cannot be written."""
+    """Raises BadInput if a file cannot be read, or one in the output folder cannot be written."""
     if config.evaluate and not Path(config.evaluate).is_file():
-        raise ValueError(f"--evaluate must be a file, not {config.evaluate!r}")
+        raise BadInput(f"--evaluate must be a file, not {config.evaluate!r}")
     out = Path(config.out).absolute()
     nearest = next(path for path in (out, *out.parents) if path.exists())
     try:
         tempfile.TemporaryFile(dir=nearest).close()
     except OSError as error:
-        raise ValueError(f"--out must be writable, not {config.out!r}: {error.strerror}") from None
+        raise BadInput(f"--out must be writable, not {config.out!r}: {error.strerror}") from None
     for name in FILES + STUDY_FILES:
         if (out / name).is_dir():
-            raise ValueError(f"--out must not hold a folder {name}, as {config.out!r} does")
+            raise BadInput(f"--out must not hold a folder {name}, as {config.out!r} does")
 
 
 def sweep(out: str) -> None:
@@ -663,7 +667,7 @@ def make_games(config: Config, n: int) -> gym.vector.VectorEnv:
 def game_sizes(config: Config) -> tuple[int, int]:
     """How many numbers an observation of the game has, and how many actions there are.
 
-    Raises ValueError if there is no such game, or if it is none for a Deep Q-Network.
+    Raises BadInput if there is no such game, or if it is none for a Deep Q-Network.
     """
     try:
         env = make_game(config)
@@ -671,7 +675,7 @@ def game_sizes(config: Config) -> tuple[int, int]:
             raise ValueError(f"its actions are {env.action_space}")
         return gym.spaces.flatdim(env.observation_space), int(env.action_space.n)
     except Exception as error:
-        raise ValueError(
+        raise BadInput(
             "--env-id must be a game of Gymnasium with vectors to see and actions to choose from, "
             f"not {config.env_id!r}: {one_line(error)}"
         ) from None
@@ -698,6 +702,7 @@ def evaluate(
 
     Depends on nothing but its arguments. Without parameters it is a random agent that plays.
     """
+    params = tree.map(jnp.asarray, params)  # to the device, once
     envs = make_games(config, episodes)
     obs, _ = envs.reset(seed=seed)
     envs.action_space.seed(seed)
@@ -934,7 +939,7 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
     """The parameters that save_params wrote, for `policy_fn`.
 
     Safe with a file from a stranger: no code of the file's choice runs, not even NumPy's, and
-    memory is bounded. Raises ValueError with one sentence if anything is wrong with the file, or if
+    memory is bounded. Raises BadInput, a ValueError, if anything is wrong with the file, or if
     it is not for the game of `config`, if that is given.
     """
     try:
@@ -955,41 +960,44 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
             raise ValueError(f"its layers {sizes} do not fit the game {env_id}")
         return params
     except Exception as error:
-        raise ValueError(f"{path} cannot be used: {one_line(error)}") from None
+        raise BadInput(f"{path} cannot be used: {one_line(error)}") from None
 
 
 GIF_SECONDS = 10
-WEB_SAFE = bytes(51 * level for rgb in itertools.product(range(6), repeat=3) for level in rgb)
+LEVELS = (0, 51, 102, 153, 204, 255)  # of red, green and blue: 216 colours are enough for a game
 
 
 def record(seed: int, params: Params | None, *, config: Config) -> bytes:
     """A GIF of ten seconds of play at real-time speed, episode after episode; greedy, or random.
 
-    Frames are halved to about 300 pixels and mapped to 216 fixed colours, levels of 51 for red,
-    green and blue: a fraction of the time it takes to find a palette for each frame.
+    All frames share one small palette, which is far quicker than finding one for each.
     """
     env = make_game(config, render_mode="rgb_array")
     env.action_space.seed(seed)
+    params = tree.map(jnp.asarray, params)  # to the device, once
     fps = env.metadata["render_fps"]
-    stride = max(1, round(fps / 25))  # 25 frames a second look smooth
+    stride = max(1, round(fps / 17))  # 17 frames a second look smooth enough
     obs, _ = env.reset(seed=seed)
-    frames = []
+    frames, seen = [], np.zeros(len(LEVELS) ** 3, bool)
     for step in range(GIF_SECONDS * fps):
-        if step % stride == 0:
+        if step % stride == 0:  # every second pixel, as the number of its colour
             r, g, b = np.moveaxis(np.asarray(env.render())[1::2, 1::2] // 43, -1, 0)
             frames.append(36 * r + 6 * g + b)
+            seen[frames[-1]] = True
         action = env.action_space.sample() if params is None else int(policy_fn(None, params, obs))
         obs, _, terminated, truncated, _ = env.step(action)
         if terminated or truncated:
             obs, _ = env.reset()
     env.close()
+    place = (np.cumsum(seen) - 1).astype(np.uint8)  # in a palette of the colours that were seen
+    palette = itertools.compress(itertools.product(LEVELS, repeat=3), seen)
     times = np.round(np.arange(len(frames) + 1) * stride / fps, 2)  # a GIF counts in 10 ms
     return iio.imwrite(
         "<bytes>",
-        np.stack(frames),
+        [place[frame] for frame in frames],
         extension=".gif",
         plugin="pillow",
-        palette=WEB_SAFE,
+        palette=bytes(itertools.chain.from_iterable(palette)),
         duration=np.rint(1000 * np.diff(times)).astype(int).tolist(),
         loop=0,
     )
@@ -1159,7 +1167,7 @@ def main(argv: list[str] | None = None) -> int:
         sweep(config.out)
         job = run_evaluation if config.evaluate else run_study if config.seeds > 1 else run
         message, status = job(config), 0
-    except ValueError as error:
+    except BadInput as error:
         message, status = f"main.py: {error}", 2
     except Exception as error:
         if sys.flags.dev_mode:
@@ -1174,4 +1182,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__" and not hasattr(sys, "ps1"):
-    sys.exit(main())
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)  # all files are written: taking JAX apart would only cost time

@@ -196,9 +196,10 @@ def test_parameters_that_are_not_finite_stop_the_training():
 
 def test_a_failure_is_one_line_and_status_1(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(main, "train", lambda config: {}["lost"])
-    assert main.main([]) == 1
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("main.py: KeyError: 'lost'")
-    assert err.count("\n") == 1
+    for failure, text in ((lambda config: {}["lost"], "KeyError: 'lost'"), (int, "TypeError")):
+        monkeypatch.setattr(main, "train", failure)
+        assert main.main([]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith(f"main.py: {text}")
+        assert err.count("\n") == 1
