@@ -57,8 +57,7 @@ class BadInput(ValueError):
 def option(
     default: Any, help: str, allowed: str = "", *, group: str = "", compare: bool = True
 ) -> Any:
-    """A field of Config: its default and its meaning; the interval of allowed numbers, like
-    "[0, 1)", or the allowed words; the heading that it opens, if it opens one."""
+    """A field of Config: default, meaning, allowed numbers like "[0, 1)" or words, heading."""
     metadata = {"help": help, "allowed": allowed, "group": group}
     return field(default=default, metadata=metadata, compare=compare)
 
@@ -401,7 +400,7 @@ ACTIVATIONS = {"relu": nn.relu, "silu": nn.silu, "tanh": nn.tanh}
 def q_values(params: Params, obs: Array) -> Array:
     """Q(s, a) for each action a: [..., O] -> [..., A].
 
-    With dueling heads Q(s, a) = V(s) + A(s, a) - mean_a' A(s, a'), Wang et al. 2016, equation 9.
+    With dueling heads Q(s, a) = V(s) + A(s, a) - mean_a' A(s, a'), Wang et al. 2016.
     """
     x = obs / lax.stop_gradient(params["scale"])
     [(activation, layers)] = params["hidden"].items()
@@ -499,7 +498,7 @@ def n_step_transition(
     """The transition from the first (obs, action, reward) of a window to what follows its last.
 
     reward = sum_k gamma^k r_k, the n-step return but for its last value, which is added while
-    learning (Sutton & Barto 2018, equation 7.1). A window of one step is a plain transition.
+    learning (Sutton & Barto 2018, chapter 7). A window of one step is a plain transition.
     """
     obs, action, _ = window[0]
     reward = sum(gamma**k * r for k, (_, _, r) in enumerate(window))
@@ -522,7 +521,8 @@ def sample_batch(
 ) -> Transition:
     """batch_size transitions drawn from the memory, with replacement: uniformly, or by priority.
 
-    P(i) = p_i / sum_k p_k,  w_i = (N P(i))^-beta / max_j w_j        Schaul et al. 2016, section 3
+    P(i) = p_i / sum_k p_k          p_i = (|error| + 1e-6)^alpha        Schaul et al. 2016
+    w_i = (N P(i))^-beta / max_j (N P(j))^-beta, the maximum taken over the batch
     """
     shares = None if priorities is None else np.array(priorities) / np.sum(priorities)
     slot = rng.choice(len(memory), batch_size, p=shares)
@@ -621,8 +621,7 @@ def update_fn(learner: Learner, batch: Transition, *, config: Config = Config())
 
 @partial(jit, static_argnames="config")
 def update_round(learner: Learner, batches: Transition, *, config: Config) -> tuple[Learner, Array]:
-    """update_fn on one batch after the other, fields of `batches` are [U, B, ...]; and all
-    temporal-difference errors [U, B]."""
+    """update_fn on U batches in turn, fields [U, B, ...]; and all TD errors [U, B]."""
 
     def update(learner: Learner, batch: Transition) -> tuple[Learner, Array]:
         learner = update_fn(learner, batch, config=config)

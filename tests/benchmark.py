@@ -540,6 +540,12 @@ def run(argv: list[str] | None = None) -> None:
 
     repeats = 1 if options.quick else max(1, options.repeats)
     quick = ["--quick"] if options.quick else []
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores / 2:
+        print(
+            f"benchmark.py: the machine is busy (load {load:.1f}, {cores} cores); do not trust this",
+            file=sys.stderr,
+        )
     with tempfile.TemporaryDirectory() as folder:
         import_in_fresh_process("main", folder)  # from here on the files are in the disk's cache
     print(show([one_repeat(options.seed) for _ in range(repeats)]), flush=True)
