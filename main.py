@@ -990,14 +990,14 @@ def record(seed: int, params: Params | None, *, config: Config) -> bytes:
     env.close()
     place = (np.cumsum(seen) - 1).astype(np.uint8)  # in a palette of the colours that were seen
     palette = itertools.compress(itertools.product(LEVELS, repeat=3), seen)
-    times = np.round(np.arange(len(frames) + 1) * stride / fps, 2)  # a GIF counts in 10 ms
+    times = np.minimum(np.arange(len(frames) + 1) * stride / fps, GIF_SECONDS)
     return iio.imwrite(
         "<bytes>",
         [place[frame] for frame in frames],
         extension=".gif",
         plugin="pillow",
         palette=bytes(itertools.chain.from_iterable(palette)),
-        duration=np.rint(1000 * np.diff(times)).astype(int).tolist(),
+        duration=(10 * np.diff(np.rint(100 * times))).astype(int).tolist(),  # a GIF counts in 10 ms
         loop=0,
     )
 

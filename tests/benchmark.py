@@ -543,7 +543,7 @@ def run(argv: list[str] | None = None) -> None:
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load > cores / 2:
         print(
-            f"benchmark.py: the machine is busy (load {load:.1f}, {cores} cores); do not trust this",
+            f"benchmark.py: the machine is busy (load {load:.1f}, {cores} cores); expect noise",
             file=sys.stderr,
         )
     with tempfile.TemporaryDirectory() as folder:
