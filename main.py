@@ -27,25 +27,13 @@ Shapes: B transitions in a batch, O numbers in an observation, A actions.
 
 # %% Configuration: standard library only, so that a typo is answered before the slow imports
 import argparse
-import csv
-import hashlib
 import io
-import itertools
-import logging
-import math
 import os
-import pickle
-import pickletools
 import signal
 import sys
 import tempfile
-import time
-import zipfile
-from collections import deque
-from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -164,7 +152,7 @@ GAMES: dict[str, dict[str, Any]] = {  # what other games want otherwise
         "epsilon_decay": 5_000,
         "total_steps": 40_000,
         "eval_every": 2_048,
-        "confirm_episodes": 100,
+        "confirm_episodes": 400,
     },
     "MountainCar-v0": {
         "max_reward": 0.0,
@@ -342,6 +330,19 @@ if __name__ == "__main__" and not hasattr(sys, "ps1"):  # a script, not a cell i
     quit_on_interrupt(parse_config().out)
 
 # %% Imports
+import csv
+import hashlib
+import itertools
+import logging
+import math
+import pickle
+import pickletools
+import time
+import zipfile
+from collections import deque
+from collections.abc import Sequence
+from importlib.metadata import version
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # faster than a GPU for networks this small
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # games draw into memory, not into a window
 
@@ -574,7 +575,8 @@ def init_learner(rng: Array, *, sizes: tuple[int, ...], config: Config) -> Learn
     """A learner that has learned nothing; online and target network are equal."""
     params = init_params(rng, sizes, config=config)
     opt_state = make_optimizer(config).init(params)
-    return Learner(params, params, opt_state, jnp.int32(0), jnp.zeros(config.batch_size))
+    errors = jnp.zeros(config.batch_size, jnp.float32)
+    return Learner(params, params, opt_state, jnp.int32(0), errors)
 
 
 def td_error(params: Params, target: Params, t: Transition, *, config: Config = Config()) -> Array:

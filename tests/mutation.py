@@ -1,11 +1,12 @@
-"""Mutation testing of main.py's pure part: would the tests notice a wrong Network, Policy, Replay or Learning?
+"""Mutation testing of main.py's pure part: would the tests notice a wrong line in it?
 
-    python tests/mutation.py              every mutant, two at a time; prints the share killed and the survivors
+    python tests/mutation.py              every mutant, two at a time, and the share killed
     python tests/mutation.py --every 5    a fifth of them
     python tests/mutation.py --only 17    one mutant, with what the tests say
 
-A mutant is main.py with one small change in one place: an operator, a number, a condition, a name or a statement.
-It is killed if a test fails. Not part of the test run: a hundred mutants take a quarter of an hour.
+A mutant is main.py with one small change in the cells Network, Policy, Replay or Learning: an
+operator, a number, a condition, a name or a statement. It is killed if a test fails. Not part of
+the test run: a hundred mutants take a quarter of an hour.
 """
 
 import argparse

@@ -36,7 +36,7 @@ def is_old(folder):
     return all((folder / name).read_bytes() == b"old " + name.encode() for name in main.FILES)
 
 
-@pytest.mark.parametrize("seconds", [0.15, 0.6, 1.5, 2.5, 4.0])
+@pytest.mark.parametrize("seconds", [0.4, 1.0, 1.8, 2.8, 4.0])
 def test_ctrl_c_ends_at_once_with_one_line(old, seconds):
     process = subprocess.Popen(
         [*MAIN, "--out", str(old)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

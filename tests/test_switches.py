@@ -117,7 +117,7 @@ def test_continuous_actions_become_bins_and_any_observation_a_vector():
     assert main.game_sizes(Config(env_id="FrozenLake-v1")) == (16, 4)
     assert main.game_sizes(Config(env_id="Blackjack-v1")) == (45, 2)
     centres = main.make_game(Config(env_id="Pendulum-v1", action_bins=3))
-    assert [centres.action(a)[0] for a in range(3)] == pytest.approx([-4 / 3, 0, 4 / 3], abs=1e-6)
+    assert [centres.action(a)[0] for a in range(3)] == pytest.approx([-2, 0, 2], abs=1e-6)
 
 
 # Replay
