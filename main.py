@@ -964,6 +964,10 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
         raise BadInput(f"{path} cannot be used: {one_line(error)}") from None
 
 
+def can_draw(config: Config) -> bool:
+    return "rgb_array" in make_game(config).metadata.get("render_modes", ())
+
+
 GIF_SECONDS = 10
 LEVELS = (0, 51, 102, 153, 204, 255)  # of red, green and blue: 216 colours are enough for a game
 
@@ -1065,7 +1069,7 @@ def run(config: Config) -> str:
     scores["trained"] = evaluate(report, params, config=config)
     if not config.early_stop:
         scores["last"] = evaluate(report, history.last, config=config)
-    if "rgb_array" in make_game(config).metadata.get("render_modes", ()):
+    if can_draw(config):
         write(out / "agent.gif", record(gif, params, config=config))
         write(out / "random.gif", record(gif, None, config=config))
     write(out / "learning_curve.png", learning_curve(history, config=config))
@@ -1074,7 +1078,7 @@ def run(config: Config) -> str:
     lines = [table(scores), f"wrote {written} to {out.absolute()}"]
     if scores["trained"].mean() < goal(config):
         lines.append(
-            f"not solved after {config.total_steps} steps: the mean return is "
+            f"not solved after {history.evaluations[-1][0]} steps: the mean return is "
             f"{scores['trained'].mean():.1f}, the goal {goal(config):g}; "
             "try more --total-steps, or another --seed"
         )
@@ -1085,8 +1089,9 @@ def run_evaluation(config: Config) -> str:
     """Scores the parameters in a file and records a GIF of them."""
     params = load_params(config.evaluate, config)
     scores = evaluate(stream(config.seed, "report"), params, config=config)
-    gif = record(stream(config.seed, "gif"), params, config=config)
-    write(Path(config.out) / "agent.gif", gif)
+    if can_draw(config):
+        gif = record(stream(config.seed, "gif"), params, config=config)
+        write(Path(config.out) / "agent.gif", gif)
     return table({"trained": scores})
 
 

@@ -155,7 +155,7 @@ def test_the_readmes_commands_are_shell_and_name_files_that_exist(line):
 
 
 def test_cells_run_one_by_one_without_the_command_line(tmp_path, monkeypatch):
-    """As an editor runs them: __name__ is __main__, sys.argv is the editor's, nothing is trained."""
+    """As an editor runs them: as __main__, with arguments of the editor; nothing is trained."""
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     monkeypatch.setattr(sys, "argv", ["kernel", "-f", "connection.json"])
     monkeypatch.chdir(tmp_path)

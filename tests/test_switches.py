@@ -370,6 +370,30 @@ class TwoChoices(gym.Env):
 gym.register("TwoChoices-v0", TwoChoices)
 
 
+class Blind(gym.Env):
+    """A game that cannot be drawn."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return np.float32([0]), {}
+
+    def step(self, action):
+        return np.float32([action]), 1.0, True, False, {}
+
+
+gym.register("Blind-v0", Blind)
+
+
+def test_a_game_that_cannot_be_drawn_has_no_recordings(tmp_path, capsys):
+    config = replace(TINY, env_id="Blind-v0", out=str(tmp_path))
+    assert "params.pkl, learning_curve.png" in main.run(config)
+    evaluation = replace(config, evaluate=str(tmp_path / "params.pkl"))
+    assert "trained" in main.run_evaluation(evaluation)
+    assert not list(tmp_path.glob("*.gif"))
+
+
 def test_a_game_whose_actions_do_not_fit_is_bad_input(capsys):
     assert main.main(["--env-id", "TwoChoices-v0"]) == 2
     assert "MultiDiscrete" in capsys.readouterr().err
