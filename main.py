@@ -148,6 +148,7 @@ GAMES: dict[str, dict[str, Any]] = {  # what other games want otherwise
     "CartPole-v1": {},
     "Acrobot-v1": {
         "max_reward": 0.0,
+        "gamma": 0.99,
         "target_return": -82.0,
         "epsilon_decay": 5_000,
         "total_steps": 40_000,
