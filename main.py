@@ -15,14 +15,16 @@
 
 A neural network predicts how much reward will follow each action. The agent mostly takes the action
 with the best prediction, remembers what happened, and corrects its predictions on random samples of
-its memory: the Deep Q-Network of Mnih et al. 2015, with the target of Double DQN.
+its memory: the Deep Q-Network of Mnih et al. 2015, with the target of Double DQN (van Hasselt et
+al. 2016) and optimistic initial values (Sutton & Barto 2018).
 
     python main.py                          train, then write params.pkl, two GIFs and a figure
     python main.py --evaluate params.pkl    score trained parameters, without training
     python main.py --help                   every option with its meaning, default and range
 
-All that stands above the Environment cell is pure: it returns values and touches nothing else.
-Shapes: B transitions in a batch, O numbers in an observation, A actions.
+The lecture is in the cells Network, Policy, Replay and Learning, which are pure: they return values
+and touch nothing else. `train`, in the cell Environment, plays with them.
+Shapes: B transitions in a batch, U batches in a round, O numbers in an observation, A actions.
 """
 
 # %% Configuration: standard library only, so that a typo is answered before the slow imports

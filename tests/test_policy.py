@@ -68,3 +68,8 @@ def test_no_random_key_is_used_twice(tmp_path):
         check=False,
     )
     assert "KeyReuseError" in caught.stderr
+
+
+def test_epsilon_is_one_in_twenty_unless_it_is_said():
+    actions = main.action_fn(random.key(0), PARAMS, MANY)
+    assert np.mean(np.asarray(actions) != 1) == pytest.approx(0.05 * 2 / 3, abs=0.01)
