@@ -36,7 +36,7 @@ def is_old(folder):
     return all((folder / name).read_bytes() == b"old " + name.encode() for name in main.FILES)
 
 
-@pytest.mark.parametrize("seconds", [0.4, 1.0, 1.8, 2.8, 4.0])
+@pytest.mark.parametrize("seconds", [0.4, 1.2, 2.0, 3.0])
 def test_ctrl_c_ends_at_once_with_one_line(old, seconds):
     process = subprocess.Popen(
         [*MAIN, "--out", str(old)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -75,7 +75,7 @@ while True:
     main.write(path, bytes([n % 256]) * 3_000_000)
     n += 1
 """
-    for delay in np.linspace(0, 0.1, 8):
+    for delay in np.linspace(0, 0.1, 5):
         writer = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
         while not (tmp_path / "params.pkl").exists() and writer.poll() is None:
             time.sleep(0.01)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import state, table
-from jax import random, tree
+from jax import jit, random, tree
 from test_learning import ONLINE, TARGET, batch, step
 
 import main
@@ -262,9 +262,10 @@ def test_amsgrad_remembers_the_largest_gradient():
     for amsgrad in (False, True):
         optimizer = main.make_optimizer(Config(amsgrad=amsgrad))
         state = optimizer.init(jnp.zeros(()))
-        _, state = optimizer.update(jnp.float32(100.0), state)
+        advance = jit(optimizer.update)
+        _, state = advance(jnp.float32(100.0), state)
         for _ in range(3000):
-            update, state = optimizer.update(jnp.float32(0.1), state)
+            update, state = advance(jnp.float32(0.1), state)
         moves[amsgrad] = -float(update)
     assert moves[True] < moves[False] / 5
 
@@ -331,7 +332,7 @@ def test_the_agents_of_the_course_are_flags_alone_and_train(agent):
     )
 
 
-@pytest.mark.parametrize("env_id", ["Acrobot-v1", "MountainCar-v0", "Pendulum-v1", "FrozenLake-v1"])
+@pytest.mark.parametrize("env_id", ["MountainCar-v0", "Pendulum-v1", "FrozenLake-v1"])
 def test_other_games_run_and_their_files_follow(env_id, tmp_path):
     options = "--total-steps 300 --warmup-steps 200 --hidden 8 --eval-every 300 --eval-episodes 2"
     config = main.parse_config(["--env-id", env_id, "--out", str(tmp_path), *options.split()])
