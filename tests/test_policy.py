@@ -30,6 +30,7 @@ def test_the_greedy_action_needs_no_key():
 def test_random_actions_are_uniform():
     actions = main.random_policy_fn(random.key(0), MANY, 3)
     assert shares(actions) == pytest.approx(np.full(3, 1 / 3), abs=0.02)
+    assert set(main.random_policy_fn(random.key(0), MANY).tolist()) == {0, 1}  # two, unless told
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])

@@ -168,7 +168,7 @@ def test_prioritised_probabilities_and_weights_equal_the_ones_worked_by_hand():
     raw = np.array([0.375, 0.75, 1.875]) ** -0.5
     assert batch.weight == pytest.approx((raw / raw[0])[batch.action], rel=1e-5)
     np.testing.assert_array_equal(batch.slot, batch.action)
-    assert set(main.sample_batch(rng, memory, 100, priorities, 0.0).weight.tolist()) == {1.0}
+    assert set(main.sample_batch(rng, memory, 100, priorities).weight.tolist()) == {1.0}
     assert set(main.sample_batch(rng, memory, 100).weight.tolist()) == {1.0}
 
 
