@@ -51,8 +51,16 @@ def test_the_loss_is_the_mean_of_huber_losses():
     assert errors.tolist() == [0.5, 3.0]
 
 
+def test_the_loss_and_the_update_judge_by_the_target_network():
+    transitions = batch(step(s=1, action=0, s2=1))  # y = 1 + Q(s', 1; target) / 2 = 2
+    loss, errors = main.loss_fn(table(ONLINE), table(TARGET), transitions)
+    assert errors.tolist() == [2.0 - 3.0]
+    x = learner(ONLINE, Config())._replace(target=tree.map(jnp.asarray, table(TARGET)))
+    assert main.update_fn(x, transitions).td_error.tolist() == [2.0 - 3.0]
+
+
 def test_no_gradient_flows_into_the_target():
-    transitions = batch(step(), step(s=1, action=1, s2=1))
+    transitions = batch(step())
     into_target = grad(main.loss_fn, argnums=1, has_aux=True)(
         table(ONLINE), table(TARGET), transitions
     )[0]
