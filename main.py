@@ -374,12 +374,12 @@ def init_params(rng: Array, sizes: tuple[int, ...], *, config: Config = Config()
     Initial values are optimistic (Sutton & Barto 2018, section 2.6): about the best value there is.
     The network starts by believing that nothing can fail, so whatever does fail stands out.
     """
-    keys = random.split(rng, len(sizes))
-    *hidden, output = map(init_dense, keys[1:], sizes[:-1], sizes[1:])
+    noise = random.normal(rng, (len(sizes), max(sizes), max(sizes)), jnp.float32)  # in one draw
+    *hidden, output = map(init_dense, noise[1:], sizes[:-1], sizes[1:])
     scale = jnp.ones(sizes[0], jnp.float32)
     params: Params = {"scale": scale, "hidden": {config.activation: hidden}}
     if config.dueling:
-        params["value"] = init_dense(keys[0], sizes[-2], 1)
+        params["value"] = init_dense(noise[0], sizes[-2], 1)
     if config.optimistic:
         for layer in (output, params.get("value", output)):
             layer["w"] *= 0.1
@@ -387,10 +387,9 @@ def init_params(rng: Array, sizes: tuple[int, ...], *, config: Config = Config()
     return params | {"output": output}
 
 
-def init_dense(rng: Array, n: int, m: int) -> Params:
+def init_dense(noise: Array, n: int, m: int) -> Params:
     """Parameters of a layer from n to m numbers; the variance of a sum of n inputs stays 1."""
-    w = nn.initializers.lecun_normal()(rng, (n, m), jnp.float32)
-    return {"w": w, "b": jnp.zeros(m, jnp.float32)}
+    return {"w": noise[:n, :m] / math.sqrt(n), "b": jnp.zeros(m, jnp.float32)}
 
 
 def dense(layer: Params, x: Array) -> Array:
@@ -419,7 +418,7 @@ def q_values(params: Params, obs: Array) -> Array:
 # %% Policy: exploit what is known, or explore
 def random_policy_fn(rng: Array, obs: Array, n_actions: int = 2) -> Array:
     """A uniformly random action: [..., O] -> [...]."""
-    return random.randint(rng, obs.shape[:-1], 0, n_actions)
+    return jnp.floor(n_actions * random.uniform(rng, obs.shape[:-1])).astype(jnp.int32)
 
 
 @jit
@@ -431,7 +430,7 @@ def policy_fn(rng: Array | None, params: Params, obs: Array) -> Array:
 @jit
 def action_fn(rng: Array, params: Params, obs: Array, epsilon: float = 0.05) -> Array:
     """Epsilon-greedy: random with probability epsilon, else greedy; [..., O] -> [...]."""
-    coin_rng, action_rng = random.split(rng)
+    coin_rng, action_rng = random.fold_in(rng, 0), random.fold_in(rng, 1)
     return jnp.where(
         random.uniform(coin_rng, obs.shape[:-1]) < epsilon,
         random_policy_fn(action_rng, obs, params["output"]["b"].size),
@@ -567,7 +566,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip(config.clip_value) if config.clip_value else off,
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else off,
-        optax.scale_by_amsgrad() if config.amsgrad else optax.scale_by_adam(),
+        optax.flatten(optax.scale_by_amsgrad() if config.amsgrad else optax.scale_by_adam()),
         optax.add_decayed_weights(config.weight_decay, weights) if config.weight_decay else off,
         optax.scale_by_learning_rate(falling if config.decay_learning_rate else falling(0)),
     )
@@ -620,8 +619,9 @@ def update_fn(learner: Learner, batch: Transition, *, config: Config = Config())
     updates, opt_state = make_optimizer(config).update(grads, opt_state, params)
     params, step = optax.apply_updates(params, updates), step + 1
     followed = optax.incremental_update(params, target, config.tau)
-    target = optax.periodic_update(followed, target, step, config.target_period)
-    return Learner(params, target, opt_state, step, errors)
+    if config.target_period > 1:
+        followed = optax.periodic_update(followed, target, step, config.target_period)
+    return Learner(params, followed, opt_state, step, errors)
 
 
 @partial(jit, static_argnames="config")
@@ -984,14 +984,14 @@ def record(seed: int, params: Params | None, *, config: Config) -> bytes:
     env.action_space.seed(seed)
     params = tree.map(jnp.asarray, params)  # to the device, once
     fps = env.metadata["render_fps"]
-    stride = max(1, round(fps / 17))  # 17 frames a second look smooth enough
+    stride = max(1, round(fps / 12.5))  # so many frames a second look smooth enough
     obs, _ = env.reset(seed=seed)
     frames, seen = [], np.zeros(len(LEVELS) ** 3, bool)
     for step in range(GIF_SECONDS * fps):
         if step % stride == 0:  # every second pixel, as the number of its colour
-            r, g, b = np.moveaxis(np.asarray(env.render())[1::2, 1::2] // 43, -1, 0)
-            frames.append(36 * r + 6 * g + b)
-            seen[frames[-1]] = True
+            r, g, b = np.moveaxis(np.asarray(env.render())[1::2, 1::2], -1, 0)
+            frames.append(36 * (r // 43) + 6 * (g // 43) + b // 43)
+            seen |= np.bincount(frames[-1].ravel(), minlength=seen.size) > 0
         action = env.action_space.sample() if params is None else int(policy_fn(None, params, obs))
         obs, _, terminated, truncated, _ = env.step(action)
         if terminated or truncated:
