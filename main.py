@@ -29,6 +29,7 @@ Shapes: B transitions in a batch, U batches in a round, O numbers in an observat
 
 # %% Configuration: standard library only, so that a typo is answered before the slow imports
 import argparse
+import gc
 import io
 import os
 import signal
@@ -331,6 +332,7 @@ if __name__ == "__main__" and not hasattr(sys, "ps1"):  # a script, not a cell i
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold any letter
     quit_on_interrupt(".")
     quit_on_interrupt(parse_config().out)
+    gc.disable()  # until all is imported: 4% less time for a default run
 
 # %% Imports
 import csv
@@ -1013,8 +1015,8 @@ def record(seed: int, params: Params | None, *, config: Config) -> bytes:
 
 def learning_curve(history: History, *, config: Config) -> bytes:
     """A PNG of the returns during training against environment steps."""
-    figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(8, 4), dpi=100)
+    axes = figure.add_axes((0.09, 0.13, 0.64, 0.78))  # left, bottom, width and height
     steps, returns = np.reshape(history.episodes, (-1, 2)).T
     mean = [np.mean(returns[max(0, n - 100) : n]) for n in range(1, len(returns) + 1)]
     axes.plot(steps, returns, ".", color="0.7", label="training episode")
@@ -1191,6 +1193,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__" and not hasattr(sys, "ps1"):
+    gc.freeze()
+    gc.enable()
     status = main()
     sys.stderr.flush()
     os._exit(status)  # all files are written: taking JAX apart would only cost time

@@ -3,10 +3,12 @@
     python tests/mutation.py              every mutant, two at a time, and the share killed
     python tests/mutation.py --every 5    a fifth of them
     python tests/mutation.py --only 17    one mutant, with what the tests say
+    python tests/mutation.py --options    each option of a run in turn does nothing
 
 A mutant is main.py with one small change in the cells Network, Policy, Replay or Learning: an
-operator, a number, a condition, a name or a statement. It is killed if a test fails. Not part of
-the test run: a hundred mutants take a quarter of an hour.
+operator, a number, a condition, a name or a statement; or, in the whole of main.py, an option that
+keeps its default whatever was asked for. It is killed if a test fails. Not part of the test run: a
+hundred mutants take a quarter of an hour.
 """
 
 import argparse
@@ -131,6 +133,20 @@ def mutants():
             yield node.lineno, description, ast.fix_missing_locations(mutant)
 
 
+def dead_options():
+    """(line, description, tree) of main.py for each option, which does nothing there."""
+    tree = ast.parse(SOURCE)
+    config = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Config")
+    options = [n for n in config.body if isinstance(n, ast.AnnAssign)]
+    for option in options[[o.target.id for o in options].index("total_steps") :]:
+        mutant = copy.deepcopy(tree)
+        reads = (f"config.{option.target.id}", f"self.{option.target.id}")
+        for node in ast.walk(mutant):
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in reads:
+                node.value = ast.Name("Config", ast.Load())
+        yield option.lineno, "ignored", ast.fix_missing_locations(mutant)
+
+
 def survives(tree, first="network", show=False):
     """Whether all tests pass with this main.py, in a forked process; a hang counts as a failure.
 
@@ -167,6 +183,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--only", type=int)
+    parser.add_argument("--options", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -174,7 +191,7 @@ def main():
     import gymnasium, hypothesis, imageio.v3, matplotlib.figure, optax  # noqa: E401, F401, I001
 
     cells = lines_of_cells()
-    chosen = list(enumerate(mutants()))[:: args.every]
+    chosen = list(enumerate(dead_options() if args.options else mutants()))[:: args.every]
     if args.only is not None:
         chosen = [m for m in chosen if m[0] == args.only]
     if not survives(ast.parse(SOURCE)):
@@ -182,7 +199,7 @@ def main():
 
     def report(item):
         number, (line, description, tree) = item
-        alive = survives(tree, cells[line], show=args.only is not None)
+        alive = survives(tree, cells.get(line, "switches"), show=args.only is not None)
         text = SOURCE.split("\n")[line - 1].strip()
         print(
             f"{'SURVIVED' if alive else 'killed  '} {number:4} line {line}: {description}: {text}",
