@@ -120,8 +120,9 @@ def test_value_flows_back_from_the_best_next_action():
     assert q == pytest.approx(np.array([[0.5, 0.7], [0.0, 1.0]]), abs=0.02)
 
 
-def test_the_target_network_moves_by_tau_every_period():
-    config = Config(tau=0.25, target_period=3)
+@pytest.mark.parametrize("period", [1, 2, 3])
+def test_the_target_network_moves_by_tau_every_period(period):
+    config = Config(tau=0.25, target_period=period)
     x = learner(ONLINE, config)
     for n in range(1, 7):
         before = x
@@ -130,7 +131,7 @@ def test_the_target_network_moves_by_tau_every_period():
         for new, old, online in zip(
             *map(tree.leaves, (x.target, before.target, x.params)), strict=True
         ):
-            expected = 0.25 * online + 0.75 * old if n % 3 == 0 else old
+            expected = 0.25 * online + 0.75 * old if n % period == 0 else old
             np.testing.assert_allclose(new, expected, rtol=1e-6)
 
 

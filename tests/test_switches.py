@@ -11,7 +11,7 @@ import optax
 import pytest
 from conftest import state, table
 from jax import jit, random, tree
-from test_learning import ONLINE, TARGET, batch, step
+from test_learning import ONLINE, TARGET, batch, learner, step
 
 import main
 from main import Config, Transition
@@ -255,6 +255,15 @@ def test_weight_decay_shrinks_weights_and_neither_biases_nor_scale():
     np.testing.assert_allclose(updates["w"], np.full((2, 2), 0.2), rtol=1e-6)
     assert not updates["b"].any()
     assert not first_update(still)["w"].any()
+
+
+def test_weight_decay_shrinks_the_online_network_and_leaves_its_target_alone():
+    config = Config(weight_decay=0.1, learning_rate=0.5, decay_learning_rate=False, tau=1e-9)
+    x = learner(ONLINE, config)._replace(target=tree.map(jnp.asarray, table(TARGET)))
+    nothing = batch(step())._replace(weight=np.zeros(1, np.float32))
+    x = main.update_fn(x, nothing, config=config)
+    np.testing.assert_allclose(x.params["output"]["w"], 0.95 * np.float32(ONLINE), rtol=1e-6)
+    np.testing.assert_allclose(x.target["output"]["w"], TARGET, rtol=1e-6)
 
 
 def test_amsgrad_remembers_the_largest_gradient():
