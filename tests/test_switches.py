@@ -157,6 +157,8 @@ def test_rewards_are_clipped_for_learning_and_reported_raw(stored):
     assert min(r for _, r in history.episodes) < -200
     kept, _ = stored(env_id="Pendulum-v1", scale_rewards=False)
     assert min(t.reward for t in kept) < -1
+    clip = Config(clip_rewards=True, scale_rewards=False)
+    assert [main.reward_to_learn(r, clip) for r in (-7, -0.5, 0, 0.5, 7)] == [-1, -0.5, 0, 0.5, 1]
 
 
 def test_prioritised_probabilities_and_weights_equal_the_ones_worked_by_hand():
