@@ -57,6 +57,6 @@ def test_sampling_depends_on_its_generator_alone():
 def test_the_scale_is_one_and_a_half_deviations_of_what_was_seen_first():
     memory = [
         main.pack(Transition(np.float32([x, 7]), 0, 0.0, 0.0, np.float32([100 * x, 7])))
-        for x in (1, 3)
+        for x in (1, 5)
     ]
-    assert main.observation_scale(memory).tolist() == [1.5, 1.0]  # 7 never changes: not divided
+    assert main.observation_scale(memory).tolist() == [3.0, 1.0]  # 7 never changes: not divided
