@@ -160,8 +160,9 @@ GAMES: dict[str, dict[str, Any]] = {  # what other games want otherwise
     },
     "MountainCar-v0": {
         "max_reward": 0.0,
+        "gamma": 0.99,
         "target_return": -104.0,
-        "total_steps": 120_000,
+        "total_steps": 160_000,
         "eval_every": 4_096,
         "confirm_episodes": 100,
         "epsilon_decay": 36_000,
@@ -171,11 +172,11 @@ GAMES: dict[str, dict[str, Any]] = {  # what other games want otherwise
     },
     "Pendulum-v1": {
         "max_reward": 0.0,
-        "target_return": -140.0,
+        "target_return": -150.0,
         "epsilon_decay": 5_000,
         "total_steps": 60_000,
         "eval_every": 4_096,
-        "confirm_episodes": 100,
+        "confirm_episodes": 300,
     },
 }
 OTHER_GAMES = {"optimistic": False, "target_return": None}  # None: what Gymnasium calls solved
