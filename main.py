@@ -377,7 +377,8 @@ def init_params(rng: Array, sizes: tuple[int, ...], *, config: Config = Config()
     Initial values are optimistic (Sutton & Barto 2018, section 2.6): about the best value there is.
     The network starts by believing that nothing can fail, so whatever does fail stands out.
     """
-    noise = random.normal(rng, (len(sizes), max(sizes), max(sizes)), jnp.float32)  # in one draw
+    # One draw for all layers compiles in half the time of one for each: .2 s of a run.
+    noise = random.normal(rng, (len(sizes), max(sizes), max(sizes)), jnp.float32)
     *hidden, output = map(init_dense, noise[1:], sizes[:-1], sizes[1:])
     scale = jnp.ones(sizes[0], jnp.float32)
     params: Params = {"scale": scale, "hidden": {config.activation: hidden}}
@@ -391,7 +392,7 @@ def init_params(rng: Array, sizes: tuple[int, ...], *, config: Config = Config()
 
 
 def init_dense(noise: Array, n: int, m: int) -> Params:
-    """Parameters of a layer from n to m numbers; the variance of a sum of n inputs stays 1."""
+    """A layer from n to m numbers, from normal noise; the variance of a sum of n inputs is 1."""
     return {"w": noise[:n, :m] / math.sqrt(n), "b": jnp.zeros(m, jnp.float32)}
 
 
