@@ -1018,7 +1018,7 @@ def record(seed: int, params: Params | None, *, config: Config) -> bytes:
 def learning_curve(history: History, *, config: Config) -> bytes:
     """A PNG of the returns during training against environment steps."""
     figure = Figure(figsize=(8, 4), dpi=100)
-    axes = figure.add_axes((0.09, 0.13, 0.64, 0.78))  # left, bottom, width and height
+    axes = figure.add_axes((0.11, 0.13, 0.62, 0.78))  # left, bottom, width and height
     steps, returns = np.reshape(history.episodes, (-1, 2)).T
     mean = [np.mean(returns[max(0, n - 100) : n]) for n in range(1, len(returns) + 1)]
     axes.plot(steps, returns, ".", color="0.7", label="training episode")
