@@ -307,6 +307,14 @@ def test_without_early_stop_training_goes_on_to_its_end(monkeypatch):
         assert [s for s, _ in history.evaluations] == steps
 
 
+def test_training_stops_at_its_target_return_or_at_what_the_game_calls_solved(monkeypatch):
+    monkeypatch.setattr(main, "evaluate", lambda *a, **k: np.array([490.0]))
+    for target, steps in ((495.0, 300), (490.0, 100), (None, 100)):  # CartPole's own is 475
+        _, history = main.train(replace(TINY, target_return=target))
+        assert history.evaluations[-1][0] == steps
+    assert main.goal(Config(env_id="Pendulum-v1", target_return=None)) == np.inf  # it has none
+
+
 def test_options_count_more_than_vanilla_and_vanilla_more_than_the_game():
     config = main.parse_config(["--env-id", "MountainCar-v0", "--vanilla", "--activation", "tanh"])
     assert config.n_step == main.GAMES["MountainCar-v0"]["n_step"]
