@@ -61,6 +61,12 @@ def test_the_activation_is_the_named_one():
     assert list(params["hidden"]) == ["tanh"]
 
 
+def test_hidden_layers_have_the_sizes_that_were_asked_for():
+    params = main.new_learner(Config(hidden=(7, 5))).params
+    layers = (*params["hidden"]["silu"], params["output"])
+    assert [layer["w"].shape for layer in layers] == [(4, 7), (7, 5), (5, 2)]
+
+
 def test_dueling_heads_add_the_value_and_take_off_the_mean_advantage():
     params = table([[1.0, 2.0, 6.0]] * 2)
     params["value"] = {"w": np.float32([[10.0], [20.0]]), "b": np.float32([0.5])}
