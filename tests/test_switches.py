@@ -187,6 +187,13 @@ def test_importance_weights_weigh_the_loss():
     assert loss == pytest.approx((0.5 * 0.5**2 + 0.25 * 2.5) / 2)
 
 
+def test_importance_weights_rise_to_one(monkeypatch):
+    betas, sample = [], main.sample_batch
+    monkeypatch.setattr(main, "sample_batch", lambda *args: betas.append(args[4]) or sample(*args))
+    main.train(replace(TINY, prioritized=True, importance_exponent=0.7))
+    assert betas == pytest.approx([0.7 + 0.3 * step / 300 for step in (100, 150, 200, 250, 300)])
+
+
 def test_priorities_are_errors_of_what_was_learned_and_the_most_for_what_is_new(monkeypatch):
     sampled, errors = [], []
     sample, learn = main.sample_batch, main.update_round
