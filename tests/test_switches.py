@@ -115,7 +115,7 @@ def test_epsilon_falls_exponentially_with_its_time_constant():
     linear = main.epsilon_schedule(config)
     exponential = main.epsilon_schedule(replace(config, epsilon_schedule="exponential"))
     assert exponential[[100, 300]] == pytest.approx(0.1 + 0.8 * np.exp([-1, -3]), rel=1e-4)
-    assert linear[[50, 100, 300]] == pytest.approx([0.5, 0.1, 0.1])
+    assert linear[[1, 2, 50, 100, 300]] == pytest.approx([1, 0.884, 0.5, 0.1, 0.1])  # warmup: 1
 
 
 def test_continuous_actions_become_bins_and_any_observation_a_vector():
