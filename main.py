@@ -199,6 +199,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # options that stand for several others
         "epsilon_end": 0.1,
         "epsilon_decay": 5_000,
         "learning_rate": 1.5e-3,
+        "tau": 0.005,
     },
 }
 
