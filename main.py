@@ -328,8 +328,9 @@ def quit_on_interrupt(out: str) -> None:
 
 
 if __name__ == "__main__" and not hasattr(sys, "ps1"):  # a script, not a cell in an editor
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # None if the shell has closed it
-    sys.stderr = sys.stderr or open(os.devnull, "w")
+    # A stream is None if the shell has closed it.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold any letter
     quit_on_interrupt(".")
@@ -1196,7 +1197,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__" and not hasattr(sys, "ps1"):
-    gc.freeze()
+    gc.freeze()  # what is imported stays, and need not be looked at again
     gc.enable()
     status = main()
     sys.stderr.flush()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -45,3 +46,16 @@ def table(q):
 def state(i, n=2):
     """The one-hot observation of state i of n."""
     return np.eye(n, dtype=np.float32)[i]
+
+
+class Glimpse(gym.Env):
+    """A game of a single step, which cannot be drawn; other odd games are made from it."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return np.float32([0]), {}
+
+    def step(self, action):
+        return np.float32([action]), 1.0, True, False, {}

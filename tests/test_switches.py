@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import state, table
+from conftest import Glimpse, state, table
 from jax import jit, random, tree
 from test_learning import ONLINE, TARGET, batch, learner, step
 
@@ -359,7 +359,7 @@ def test_the_agents_of_the_course_are_flags_alone_and_train(agent):
     )
 
 
-@pytest.mark.parametrize("env_id", ["MountainCar-v0", "Pendulum-v1", "FrozenLake-v1"])
+@pytest.mark.parametrize("env_id", ["Acrobot-v1", "MountainCar-v0", "Pendulum-v1", "FrozenLake-v1"])
 def test_other_games_run_and_their_files_follow(env_id, tmp_path):
     options = "--total-steps 300 --warmup-steps 200 --hidden 8 --eval-every 300 --eval-episodes 2"
     config = main.parse_config(["--env-id", env_id, "--out", str(tmp_path), *options.split()])
@@ -382,40 +382,18 @@ def test_a_game_that_cannot_be_played_is_bad_input(env_id, reason, capsys, tmp_p
     assert err.count("\n") == 1
 
 
-class TwoChoices(gym.Env):
+class TwoChoices(Glimpse):
     """A game that asks for two choices at once."""
 
-    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
     action_space = gym.spaces.MultiDiscrete([2, 2])
-
-    def reset(self, *, seed=None, options=None):
-        return np.float32([0]), {}
-
-    def step(self, action):
-        return np.float32([0]), 0.0, True, False, {}
 
 
 gym.register("TwoChoices-v0", TwoChoices)
-
-
-class Blind(gym.Env):
-    """A game that cannot be drawn."""
-
-    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
-    action_space = gym.spaces.Discrete(2)
-
-    def reset(self, *, seed=None, options=None):
-        return np.float32([0]), {}
-
-    def step(self, action):
-        return np.float32([action]), 1.0, True, False, {}
-
-
-gym.register("Blind-v0", Blind)
+gym.register("Glimpse-v0", Glimpse)
 
 
 def test_a_game_that_cannot_be_drawn_has_no_recordings(tmp_path, capsys):
-    config = replace(TINY, env_id="Blind-v0", out=str(tmp_path))
+    config = replace(TINY, env_id="Glimpse-v0", out=str(tmp_path))
     assert "params.pkl, learning_curve.png" in main.run(config)
     evaluation = replace(config, evaluate=str(tmp_path / "params.pkl"))
     assert "trained" in main.run_evaluation(evaluation)
