@@ -73,7 +73,7 @@ class Config:
     vanilla: bool = option(False, "switch off all that Mnih et al. 2015 did not have")
     steady: bool = option(False, "train on to the end, in a way that stays perfect")
 
-    total_steps: int = option(51_200, "environment steps at most", "[1, 1e9]", group="Training")
+    total_steps: int = option(51_200, "environment steps at most", "[1, 1e8]", group="Training")
     warmup_steps: int = option(512, "random steps before learning starts", "[1, 1e9]")
     train_every: int = option(64, "environment steps between two rounds of updates", "[1, 1e6]")
     updates: int = option(128, "updates in a round", "[1, 1e6]")
@@ -337,7 +337,8 @@ if __name__ == "__main__" and not hasattr(sys, "ps1"):  # a script, not a cell i
     quit_on_interrupt(parse_config().out)
     gc.disable()  # until all is imported: 4% less time for a default run
 
-# %% Imports
+# %% Imports: the libraries, told to be quiet and to stay off the screen
+# ruff: noqa: E402
 import csv
 import hashlib
 import itertools
@@ -356,15 +357,15 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # games draw into memory, not
 
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no word about a missing HOME
 
-import chex  # noqa: E402
-import gymnasium as gym  # noqa: E402
-import imageio.v3 as iio  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-from jax import Array, grad, jit, lax, nn, random, tree, vmap  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import chex
+import gymnasium as gym
+import imageio.v3 as iio
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array, grad, jit, lax, nn, random, tree, vmap
+from matplotlib.figure import Figure
+from tqdm import tqdm
 
 # %% Network: a multi-layer perceptron from an observation to one Q-value per action
 Params = dict[str, Any]
@@ -379,13 +380,12 @@ def init_params(rng: Array, sizes: tuple[int, ...], *, config: Config = Config()
     Initial values are optimistic (Sutton & Barto 2018, section 2.6): about the best value there is.
     The network starts by believing that nothing can fail, so whatever does fail stands out.
     """
-    # One draw for all layers compiles in half the time of one for each: .2 s of a run.
-    noise = random.normal(rng, (len(sizes), max(sizes), max(sizes)), jnp.float32)
-    *hidden, output = map(init_dense, noise[1:], sizes[:-1], sizes[1:])
+    rngs = random.split(rng, len(sizes))
+    *hidden, output = map(init_dense, rngs, sizes, sizes[1:])
     scale = jnp.ones(sizes[0], jnp.float32)
     params: Params = {"scale": scale, "hidden": {config.activation: hidden}}
     if config.dueling:
-        params["value"] = init_dense(noise[0], sizes[-2], 1)
+        params["value"] = init_dense(rngs[-1], sizes[-2], 1)
     if config.optimistic:
         for layer in (output, params.get("value", output)):
             layer["w"] *= 0.1
@@ -393,9 +393,10 @@ def init_params(rng: Array, sizes: tuple[int, ...], *, config: Config = Config()
     return params | {"output": output}
 
 
-def init_dense(noise: Array, n: int, m: int) -> Params:
-    """A layer from n to m numbers, from normal noise; the variance of a sum of n inputs is 1."""
-    return {"w": noise[:n, :m] / math.sqrt(n), "b": jnp.zeros(m, jnp.float32)}
+def init_dense(rng: Array, n: int, m: int) -> Params:
+    """A layer from n to m numbers; sums of n inputs keep their variance (LeCun et al. 1998)."""
+    weights = nn.initializers.lecun_uniform()
+    return {"w": weights(rng, (n, m), jnp.float32), "b": jnp.zeros(m, jnp.float32)}
 
 
 def dense(layer: Params, x: Array) -> Array:
@@ -424,7 +425,7 @@ def q_values(params: Params, obs: Array) -> Array:
 # %% Policy: exploit what is known, or explore
 def random_policy_fn(rng: Array, obs: Array, n_actions: int = 2) -> Array:
     """A uniformly random action: [..., O] -> [...]."""
-    return jnp.floor(n_actions * random.uniform(rng, obs.shape[:-1])).astype(jnp.int32)
+    return random.randint(rng, obs.shape[:-1], 0, n_actions)
 
 
 @jit
@@ -436,7 +437,7 @@ def policy_fn(rng: Array | None, params: Params, obs: Array) -> Array:
 @jit
 def action_fn(rng: Array, params: Params, obs: Array, epsilon: float = 0.05) -> Array:
     """Epsilon-greedy: random with probability epsilon, else greedy; [..., O] -> [...]."""
-    coin_rng, action_rng = random.fold_in(rng, 0), random.fold_in(rng, 1)
+    action_rng, coin_rng = random.split(rng)
     return jnp.where(
         random.uniform(coin_rng, obs.shape[:-1]) < epsilon,
         random_policy_fn(action_rng, obs, params["output"]["b"].size),
@@ -453,12 +454,12 @@ def act(rng: Array, step: int, params: Params, obs: Array, epsilon: float) -> Ar
 
 def epsilon_schedule(config: Config) -> np.ndarray:
     """The share of random actions at each environment step: 1 while warming up, then falling."""
-    span, end, steps = config.epsilon_start, config.epsilon_end, config.epsilon_decay
-    fall = {
-        "linear": optax.linear_schedule(span - end, 0.0, steps),
-        "exponential": optax.exponential_decay(span - end, steps, 1 / math.e),
+    start, end, steps = config.epsilon_start, config.epsilon_end, config.epsilon_decay
+    above_end = {
+        "linear": optax.linear_schedule(start - end, 0.0, steps),
+        "exponential": optax.exponential_decay(start - end, steps, 1 / math.e),
     }[config.epsilon_schedule]
-    epsilons = end + np.array(jit(fall)(np.arange(config.total_steps + 1)))
+    epsilons = end + np.array(jit(above_end)(np.arange(config.total_steps + 1)))
     epsilons[: config.warmup_steps + 1] = 1
     return epsilons
 
@@ -562,19 +563,17 @@ class Learner(NamedTuple):
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015) or a relative: AdamW (Loshchilov & Hutter 2019), AMSGrad."""
-    n_updates = config.total_steps * config.updates // config.train_every
-    falling = optax.linear_schedule(config.learning_rate, 0.0, n_updates)
-    off = optax.identity()
-
-    def weights(params: Params) -> Any:  # decay; biases and the scale do not
-        return tree.map(lambda x: x.ndim > 1, params)
-
+    rate: Any = config.learning_rate
+    if config.decay_learning_rate:
+        n_updates = config.total_steps * config.updates // config.train_every
+        rate = optax.linear_schedule(rate, 0.0, n_updates)
+    off, weights = optax.identity(), partial(tree.map, lambda x: x.ndim > 1)  # and not biases
     return optax.chain(
         optax.clip(config.clip_value) if config.clip_value else off,
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else off,
         optax.flatten(optax.scale_by_amsgrad() if config.amsgrad else optax.scale_by_adam()),
         optax.add_decayed_weights(config.weight_decay, weights) if config.weight_decay else off,
-        optax.scale_by_learning_rate(falling if config.decay_learning_rate else falling(0)),
+        optax.scale_by_learning_rate(rate),
     )
 
 
@@ -643,8 +642,15 @@ def update_round(learner: Learner, batches: Transition, *, config: Config) -> tu
 
 # %% Environment: from here on things happen
 def stream(seed: int, name: str, step: int = 0) -> int:
-    """A seed of its own for each consumer of random numbers, all from the seed of the run."""
+    """A seed of its own for each consumer of random numbers, all from the seed of the run.
+
+    Training uses init, agent, game and memory, and at each evaluation's step evaluation and
+    confirmation; the agent that comes out is scored with report and recorded with gif.
+    """
     return int(np.random.SeedSequence([seed, step, *name.encode()]).generate_state(1)[0])
+
+
+new_key = partial(random.key, impl="rbg")  # the kind of key that is quickest to compile and to use
 
 
 def make_game(config: Config, **options: Any) -> gym.Env:
@@ -699,10 +705,13 @@ def one_line(error: Exception) -> str:
 def new_learner(config: Config) -> Learner:
     """The learner that a run of this config starts with."""
     n_obs, n_actions = game_sizes(config)
-    rng = random.key(stream(config.seed, "init"), impl="rbg")  # quick to compile and to run
+    rng = new_key(stream(config.seed, "init"))
     sizes = (n_obs, *config.hidden, n_actions)
     learner: Learner = init_learner(rng, sizes=sizes, config=config)
     return learner
+
+
+to_device = jit(lambda params: params)  # parameters from a file; once, not at each step
 
 
 def evaluate(
@@ -712,7 +721,7 @@ def evaluate(
 
     Depends on nothing but its arguments. Without parameters it is a random agent that plays.
     """
-    params = tree.map(jnp.asarray, params)  # to the device, once
+    params = to_device(params)
     envs = make_games(config, episodes)
     obs, _ = envs.reset(seed=seed)
     envs.action_space.seed(seed)
@@ -759,13 +768,12 @@ def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
     Raises FloatingPointError if the parameters do not stay finite.
     """
     seed, env, bar = config.seed, make_game(config), bar or progress_bar(config.total_steps)
-    agent_rng = random.key(stream(seed, "agent"), impl="rbg")
+    agent_rng = new_key(stream(seed, "agent"))
     memory_rng = np.random.default_rng(stream(seed, "memory"))
     memory: deque[np.ndarray] = deque(maxlen=config.memory_size)
     priorities: deque[float] = deque(maxlen=config.memory_size)
     window: deque[Any] = deque()  # the last n steps
     epsilons, learner = epsilon_schedule(config), new_learner(config)
-    betas = np.linspace(config.importance_exponent, 1, config.total_steps + 1)
     best, best_score, max_priority = learner.params, -math.inf, 1.0
     episodes, evaluations = [], []
 
@@ -778,18 +786,21 @@ def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
     episode_return = 0.0
     for step in range(1, config.total_steps + 1):
         # Act.
-        action = int(act(agent_rng, step, learner.params, obs, epsilons[step]))
+        epsilon = float(epsilons[step])
+        action = int(act(agent_rng, step, learner.params, obs, epsilon))
         next_obs, reward, terminated, truncated, _ = env.step(action)
+        episode_over = terminated or truncated
+        episode_return += float(reward)
         bar.update()
 
-        # Remember.
+        # Remember. Only what has terminated has no future; a time limit just ends the episode.
         window.append((obs, action, reward_to_learn(float(reward), config)))
-        while window and (len(window) == config.n_step or terminated or truncated):
+        while window and (len(window) == config.n_step or episode_over):
             memory.append(pack(n_step_transition(window, next_obs, terminated, config.gamma)))
             priorities.append(max_priority)
             window.popleft()
-        obs, episode_return = next_obs, episode_return + float(reward)
-        if terminated or truncated:
+        obs = next_obs
+        if episode_over:
             episodes.append((step, episode_return))
             obs, _ = env.reset()
             episode_return = 0.0
@@ -799,15 +810,15 @@ def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
             params = learner.params | {"scale": observation_scale(memory)}
             learner = learner._replace(params=params, target=params)
         if step >= config.warmup_steps and step % config.train_every == 0:
-            batch = sample_batch(
+            batch = sample_batch(  # [U B, ...]
                 memory_rng,
                 memory,
                 config.updates * config.batch_size,
                 priorities if config.prioritized else None,
-                betas[step],
+                np.interp(step, (0, config.total_steps), (config.importance_exponent, 1)),
             )
             batches = tree.map(lambda x: x.reshape(config.updates, -1, *x.shape[1:]), batch)
-            learner, errors = update_round(learner, batches, config=config)
+            learner, errors = update_round(learner, batches, config=config)  # [U, B]
             if config.prioritized:
                 renewed = np.array(priorities)
                 renewed[batch.slot] = (np.abs(errors).ravel() + 1e-6) ** config.priority_exponent
@@ -820,23 +831,20 @@ def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
                 )
 
         # Evaluate.
-        if step % config.eval_every == 0 or step == config.total_steps:
-            score = mean_return("evaluation", config.eval_episodes)
-            evaluations.append((step, score))
-            if score > best_score:
-                best, best_score = learner.target, score
-            recent = np.mean([r for _, r in episodes[-100:]] or [math.nan])
-            bar.set_postfix_str(
-                f"epsilon {epsilons[step]:.2f}, return {recent:.0f}, greedy {score:.0f}",
-                refresh=False,
-            )
-            if (
-                config.early_stop
-                and score >= goal(config)
-                and mean_return("confirmation", config.confirm_episodes) >= goal(config)
-            ):
-                best = learner.target
-                break
+        if step % config.eval_every and step < config.total_steps:
+            continue
+        score = mean_return("evaluation", config.eval_episodes)
+        evaluations.append((step, score))
+        if score > best_score:
+            best, best_score = learner.target, score
+        recent = np.mean([r for _, r in episodes[-100:]] or [math.nan])
+        bar.set_postfix_str(
+            f"epsilon {epsilon:.2f}, return {recent:.0f}, greedy {score:.0f}", refresh=False
+        )
+        perfect = config.early_stop and score >= goal(config)
+        if perfect and mean_return("confirmation", config.confirm_episodes) >= goal(config):
+            best = learner.target
+            break
     bar.total -= config.total_steps - step  # what was not needed
     bar.refresh()
     env.close()
@@ -981,14 +989,13 @@ GIF_SECONDS = 10
 LEVELS = (0, 51, 102, 153, 204, 255)  # of red, green and blue: 216 colours are enough for a game
 
 
-def record(seed: int, params: Params | None, *, config: Config) -> bytes:
-    """A GIF of ten seconds of play at real-time speed, episode after episode; greedy, or random.
+def record(seed: int, params: Params, epsilon: float, *, config: Config) -> bytes:
+    """A GIF of ten seconds of play at real-time speed, episode after episode.
 
     All frames share one small palette, which is far quicker than finding one for each.
     """
     env = make_game(config, render_mode="rgb_array")
-    env.action_space.seed(seed)
-    params = tree.map(jnp.asarray, params)  # to the device, once
+    rng, params = new_key(seed), to_device(params)
     fps = env.metadata["render_fps"]
     stride = max(1, round(fps / 12.5))  # so many frames a second look smooth enough
     obs, _ = env.reset(seed=seed)
@@ -998,7 +1005,7 @@ def record(seed: int, params: Params | None, *, config: Config) -> bytes:
             r, g, b = np.moveaxis(np.asarray(env.render())[1::2, 1::2], -1, 0)
             frames.append(36 * (r // 43) + 6 * (g // 43) + b // 43)
             seen |= np.bincount(frames[-1].ravel(), minlength=seen.size) > 0
-        action = env.action_space.sample() if params is None else int(policy_fn(None, params, obs))
+        action = int(act(rng, step, params, obs, epsilon))
         obs, _, terminated, truncated, _ = env.step(action)
         if terminated or truncated:
             obs, _ = env.reset()
@@ -1054,7 +1061,7 @@ def hand_in(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
-# %% Command line
+# %% Command line, its second half: a run from its options to its last word
 def table(scores: dict[str, np.ndarray]) -> str:
     """One line for each agent: mean, standard deviation, minimum and number of its returns."""
     lines = ["agent         mean     std     min  episodes"]
@@ -1079,8 +1086,8 @@ def run(config: Config) -> str:
     if not config.early_stop:
         scores["last"] = evaluate(report, history.last, config=config)
     if can_draw(config):
-        write(out / "agent.gif", record(gif, params, config=config))
-        write(out / "random.gif", record(gif, None, config=config))
+        write(out / "agent.gif", record(gif, params, 0.0, config=config))
+        write(out / "random.gif", record(gif, params, 1.0, config=config))
     write(out / "learning_curve.png", learning_curve(history, config=config))
     write(out / "hand-in.zip", hand_in(out))
     written = ", ".join(name for name in FILES if (out / name).exists())
@@ -1099,7 +1106,7 @@ def run_evaluation(config: Config) -> str:
     params = load_params(config.evaluate, config)
     scores = evaluate(stream(config.seed, "report"), params, config=config)
     if can_draw(config):
-        gif = record(stream(config.seed, "gif"), params, config=config)
+        gif = record(stream(config.seed, "gif"), params, 0.0, config=config)
         write(Path(config.out) / "agent.gif", gif)
     return table({"trained": scores})
 
@@ -1107,39 +1114,30 @@ def run_evaluation(config: Config) -> str:
 def run_study(config: Config) -> str:
     """Trains one agent for each seed, in turn; writes study.csv and study.png."""
     seeds = range(config.seed, config.seed + config.seeds)
-    rows: list[dict[str, Any]] = []
-    training, tests = [], []
+    rows: list[list[Any]] = [["seed", "steps", "episodes", "seconds", "mean", "min", "success"]]
+    steps, training, tests = [], [], []
     with progress_bar(config.total_steps * config.seeds) as bar:
         for seed in seeds:
             bar.set_description_str(f"seed {seed}")
             one, start = replace(config, seed=seed, seeds=1), time.perf_counter()
             params, history = train(one, bar)
             seconds = time.perf_counter() - start
-            tests.append(evaluate(stream(seed, "report"), params, config=one))
+            test = evaluate(stream(seed, "report"), params, config=one)
+            steps.append(history.evaluations[-1][0])
             training.append([r for _, r in history.episodes])
-            rows.append(
-                {
-                    "seed": seed,
-                    "steps": history.evaluations[-1][0],
-                    "episodes": len(history.episodes),
-                    "seconds": f"{seconds:.1f}",
-                    "mean": f"{tests[-1].mean():.1f}",
-                    "min": f"{tests[-1].min():.1f}",
-                    "success": f"{np.mean(np.array(training[-1]) >= goal(config)):.2f}",
-                }
-            )
+            tests.append(test)
+            success = np.mean(test >= goal(config))
+            numbers = (f"{x:.1f}" for x in (seconds, test.mean(), test.min()))
+            rows.append([seed, steps[-1], len(training[-1]), *numbers, f"{success:.2f}"])
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows(rows)
     write(Path(config.out) / "study.csv", text.getvalue().encode())
     write(Path(config.out) / "study.png", study_figure(seeds, training, tests, config=config))
-    steps = [row["steps"] for row in rows]
     solved = sum(test.mean() >= goal(config) for test in tests)
     return "\n".join(
         [
-            *("".join(f"{cell:>10}" for cell in row) for row in (rows[0], *map(dict.values, rows))),
-            f"{solved} of {len(rows)} seeds reach {goal(config):g}; steps: median "
+            *("".join(f"{cell:>10}" for cell in row) for row in rows),
+            f"{solved} of {len(seeds)} seeds reach {goal(config):g}; steps: median "
             f"{np.median(steps):.0f}, most {max(steps)}; mean return {np.mean(tests):.1f}",
             f"wrote {', '.join(STUDY_FILES)} to {Path(config.out).absolute()}",
         ]

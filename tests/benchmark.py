@@ -21,7 +21,8 @@ How to read it. A floor is the least that the libraries take for the same work, 
     env stepping  as many steps of a bare gym.make, with random actions; resets are included
     sampling      as many indexed reads of a filled NumPy array of the memory's size
     updating      as many update_round calls on one batch that lies on the device
-    evaluating    as many steps of bare vector games, with constant actions; so does scoring
+    evaluating    as many steps of bare vector games of the same size, with constant actions, and
+                  as many calls of the compiled policy_fn on their observations; so does scoring
     rendering     as many frames of a bare env.render()
     training      the sum of the five floors of its parts
     total         the bare imports, from the start of the process to its end
@@ -226,14 +227,18 @@ def floor_of_updating(update_round: Callable, arguments: tuple, n: int) -> float
     return seconds_of(update)
 
 
-def floor_of_evaluating(games: int, n: int) -> float:
+def floor_of_evaluating(main: Any, params: Any, games: int, steps: int, actions: int) -> float:
+    """Seconds for so many steps of `games` games, and for the network's choice of so many."""
     import gymnasium as gym
     import numpy as np
 
     envs = gym.make_vec(GAME, games)
-    envs.reset(seed=0)
-    actions = np.ones(games, np.int64)
-    return seconds_of(lambda: [envs.step(actions) for _ in range(n)])
+    obs, _ = envs.reset(seed=0)
+    right = np.asarray(main.policy_fn(None, params, obs)) * 0 + 1
+    stepping = seconds_of(lambda: [envs.step(right) for _ in range(steps)])
+    return stepping + seconds_of(
+        lambda: [np.asarray(main.policy_fn(None, params, obs)) for _ in range(actions)]
+    )
 
 
 def floor_of_rendering(n: int) -> float:
@@ -287,11 +292,15 @@ def measure_parts(seed: int) -> dict[str, Row]:
         rows[name] = (1000 * seconds, None if floor is None else 1000 * floor, n)
 
     def evaluations(inside: str | None) -> tuple[float, float, int]:
-        calls = timers.select("evaluate", inside=inside)
-        wanted = set(map(id, calls))
-        steps = timers.select("games step", inside="evaluate")
-        n = sum(id(step.caller) in wanted for step in steps)
-        return total(calls), floor_of_evaluating(config.eval_episodes, n), len(calls)
+        calls, floor = timers.select("evaluate", inside=inside), 0.0
+        for call in calls:
+            steps, policies = (
+                [part for part in timers.select(name, inside="evaluate") if part.caller is call]
+                for name in ("games step", "policy_fn")
+            )
+            games = policies[0].shapes[0][0] if policies else config.eval_episodes
+            floor += floor_of_evaluating(main, params, games, len(steps), len(policies))
+        return total(calls), floor, len(calls)
 
     acts = timers.select("act", inside="train")
     steps = timers.select("game step", inside="train")

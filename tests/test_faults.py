@@ -182,6 +182,7 @@ class NotANumber(Glimpse):
 gym.register("NotANumber-v0", NotANumber)
 
 
+@pytest.mark.filterwarnings("ignore:.*The reward is a NaN value")
 def test_parameters_that_are_not_finite_stop_the_training():
     config = Config(env_id="NotANumber-v0", total_steps=2000, hidden=(8,), eval_episodes=2)
     with pytest.raises(FloatingPointError, match="after 512 steps.*--learning-rate"):

@@ -66,8 +66,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
 
 def test_a_recording_shows_ten_seconds_in_real_time_for_ever(params):
-    for agent in (params, None):
-        gif = main.record(0, agent, config=CONFIG)
+    for epsilon in (0.0, 1.0):
+        gif = main.record(0, params, epsilon, config=CONFIG)
         n = iio.improps(gif, extension=".gif", index=...).n_images
         meta = [iio.immeta(gif, extension=".gif", index=i) for i in range(n)]
         assert sum(m["duration"] for m in meta) == 10_000
@@ -76,7 +76,8 @@ def test_a_recording_shows_ten_seconds_in_real_time_for_ever(params):
 
 
 def test_a_recording_shows_cart_pole_and_track_and_moves(params):
-    frames = iio.imread(main.record(0, None, config=CONFIG), extension=".gif", index=None)
+    gif = main.record(0, params, 1.0, config=CONFIG)
+    frames = iio.imread(gif, extension=".gif", index=None)
     assert frames.shape[1:] == (200, 300, 3)
     assert (frames[0] == 0).all(axis=-1).all(axis=-1).any()  # a black row: the track
     assert np.any(frames[0] != frames[-1])

@@ -5,6 +5,7 @@ from dataclasses import replace
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import Glimpse
 from jax import tree
 
 import main
@@ -30,6 +31,50 @@ class Corridor(gym.Env):
 
 
 gym.register("Corridor-v0", Corridor, max_episode_steps=6)
+
+
+class Echo(Glimpse):
+    """Shows +1 or -1, and pays 1 for the action that answers it: 1 to +1, 0 to -1; else nothing."""
+
+    def reset(self, *, seed=None, options=None):
+        super(Glimpse, self).reset(seed=seed)
+        self.shown = np.float32([self.np_random.choice([-1, 1])])
+        return self.shown, {}
+
+    def step(self, action):
+        return self.shown.copy(), float(action == (self.shown[0] > 0)), True, False, {}
+
+
+class TwoSteps(Glimpse):
+    """Its first step pays nothing, its second pays 1, whatever is done."""
+
+    def reset(self, *, seed=None, options=None):
+        self.at = 0
+        return np.float32([0]), {}
+
+    def step(self, action):
+        self.at += 1
+        return np.float32([self.at]), float(self.at - 1), self.at == 2, False, {}
+
+
+gym.register("Echo-v0", Echo)
+gym.register("TwoSteps-v0", TwoSteps)
+
+
+def q_values_after_training(env_id, states):
+    options = {"normalize": False, "optimistic": False, "early_stop": False, "gamma": 0.5}
+    params, _ = main.train(replace(SHORT, env_id=env_id, hidden=(32,), **options))
+    return main.q_values(params, np.float32(states)[:, None]) / (1 - 0.5)  # rewards are scaled
+
+
+def test_training_learns_what_each_observation_asks_for():
+    q = q_values_after_training("Echo-v0", [-1, 1])
+    assert q == pytest.approx(np.array([[1, 0], [0, 1]]), abs=0.1)
+
+
+def test_training_carries_a_reward_back_through_time():
+    q = q_values_after_training("TwoSteps-v0", [0, 1])
+    assert q == pytest.approx(np.array([[0.5, 0.5], [1, 1]]), abs=0.1)
 
 
 @pytest.fixture
@@ -124,12 +169,12 @@ def test_epsilon_is_one_while_warming_up_then_falls_to_its_end():
 
 
 def test_streams_of_random_numbers_are_independent():
-    names = ["agent", "memory", "game", "eval", "report", "gif"]
+    names = ["init", "agent", "game", "memory", "evaluation", "confirmation", "report", "gif"]
     seeds = {
         main.stream(seed, name, step) for seed in range(5) for name in names for step in (0, 1)
     }
-    assert len(seeds) == 60
-    assert main.stream(3, "eval", 7) == main.stream(3, "eval", 7)
+    assert len(seeds) == 80
+    assert main.stream(3, "evaluation", 7) == main.stream(3, "evaluation", 7)
 
 
 def test_the_agent_that_is_evaluated_is_the_target_network(monkeypatch):
