@@ -195,11 +195,12 @@ PRESETS: dict[str, dict[str, Any]] = {  # options that stand for several others
     "steady": {
         "early_stop": False,
         "gamma": 0.99,
-        "n_step": 3,
+        "n_step": 5,
         "epsilon_end": 0.1,
         "epsilon_decay": 5_000,
         "learning_rate": 1.5e-3,
-        "tau": 0.005,
+        "tau": 0.002,
+        "updates": 64,
     },
 }
 
@@ -380,16 +381,18 @@ def init_params(rng: Array, sizes: tuple[int, ...], *, config: Config = Config()
     Initial values are optimistic (Sutton & Barto 2018, section 2.6): about the best value there is.
     The network starts by believing that nothing can fail, so whatever does fail stands out.
     """
-    rngs = random.split(rng, len(sizes))
+    *rngs, value_rng = random.split(rng, len(sizes))
     *hidden, output = map(init_dense, rngs, sizes, sizes[1:])
     scale = jnp.ones(sizes[0], jnp.float32)
     params: Params = {"scale": scale, "hidden": {config.activation: hidden}}
+    heads = [output]
     if config.dueling:
-        params["value"] = init_dense(rngs[-1], sizes[-2], 1)
+        params["value"] = init_dense(value_rng, sizes[-2], 1)
+        heads.append(params["value"])
     if config.optimistic:
-        for layer in (output, params.get("value", output)):
-            layer["w"] *= 0.1
-        params.get("value", output)["b"] += config.best_value
+        for head in heads:
+            head["w"] *= 0.01  # nearly the same for whatever is seen
+        heads[-1]["b"] += config.best_value  # of V(s), or of each Q(s, a)
     return params | {"output": output}
 
 
@@ -416,7 +419,7 @@ def q_values(params: Params, obs: Array) -> Array:
     [(activation, layers)] = params["hidden"].items()
     for layer in layers:
         x = ACTIVATIONS[activation](dense(layer, x))
-    q: Array = dense(params["output"], x)
+    q = dense(params["output"], x)
     if "value" in params:
         q = dense(params["value"], x) + q - q.mean(axis=-1, keepdims=True)
     return q
@@ -454,12 +457,10 @@ def act(rng: Array, step: int, params: Params, obs: Array, epsilon: float) -> Ar
 
 def epsilon_schedule(config: Config) -> np.ndarray:
     """The share of random actions at each environment step: 1 while warming up, then falling."""
-    start, end, steps = config.epsilon_start, config.epsilon_end, config.epsilon_decay
-    above_end = {
-        "linear": optax.linear_schedule(start - end, 0.0, steps),
-        "exponential": optax.exponential_decay(start - end, steps, 1 / math.e),
-    }[config.epsilon_schedule]
-    epsilons = end + np.array(jit(above_end)(np.arange(config.total_steps + 1)))
+    elapsed = np.arange(config.total_steps + 1) / config.epsilon_decay
+    left = {"linear": np.maximum(1 - elapsed, 0), "exponential": np.exp(-elapsed)}
+    span = config.epsilon_start - config.epsilon_end
+    epsilons: np.ndarray = config.epsilon_end + span * left[config.epsilon_schedule]
     epsilons[: config.warmup_steps + 1] = 1
     return epsilons
 
@@ -537,7 +538,8 @@ def sample_batch(
     shares = None if priorities is None else np.array(priorities) / np.sum(priorities)
     slot = rng.choice(len(memory), batch_size, p=shares)
     rows = list(memory)  # a deque takes longer to find its middle than to be copied
-    batch = unpack(np.concatenate([rows[i] for i in slot.tolist()]).reshape(batch_size, -1))
+    joined = np.frombuffer(b"".join([rows[i] for i in slot.tolist()]), np.float32)
+    batch = unpack(joined.reshape(batch_size, -1))
     if shares is not None:
         weight = (len(memory) * shares[slot]) ** -beta
         batch = batch._replace(weight=(weight / weight.max()).astype(np.float32))
@@ -664,10 +666,8 @@ def make_game(config: Config, **options: Any) -> gym.Env:
         wider = gym.spaces.Box(low - margin, high + margin, dtype=dtype)
         env = gym.wrappers.TransformAction(env, lambda a: np.clip(a, low, high), wider)
         env = gym.wrappers.DiscretizeAction(env, config.action_bins, multidiscrete=False)
-    if (
-        not isinstance(env.observation_space, gym.spaces.Box)
-        or len(env.observation_space.shape) > 1
-    ):
+    seen = env.observation_space
+    if not isinstance(seen, gym.spaces.Box) or len(seen.shape) > 1:
         env = gym.wrappers.FlattenObservation(env)
     endless = env.spec is None or env.spec.max_episode_steps is None
     return gym.wrappers.TimeLimit(env, 1_000) if endless else env
@@ -990,7 +990,7 @@ LEVELS = (0, 51, 102, 153, 204, 255)  # of red, green and blue: 216 colours are 
 
 
 def record(seed: int, params: Params, epsilon: float, *, config: Config) -> bytes:
-    """A GIF of ten seconds of play at real-time speed, episode after episode.
+    """A GIF of ten seconds of play at real-time speed, with this share of random actions.
 
     All frames share one small palette, which is far quicker than finding one for each.
     """
@@ -1091,13 +1091,13 @@ def run(config: Config) -> str:
     write(out / "learning_curve.png", learning_curve(history, config=config))
     write(out / "hand-in.zip", hand_in(out))
     written = ", ".join(name for name in FILES if (out / name).exists())
-    lines = [table(scores), f"wrote {written} to {out.absolute()}"]
-    if scores["trained"].mean() < goal(config):
-        lines.append(
-            f"not solved after {history.evaluations[-1][0]} steps: the mean return is "
-            f"{scores['trained'].mean():.1f}, the goal {goal(config):g}; "
-            "try more --total-steps, or another --seed"
-        )
+    lines = [table(scores), f"wrote {written}", f"to {out.absolute()}"]
+    reached, steps = scores["trained"].mean(), history.evaluations[-1][0]
+    if reached < goal(config):
+        lines += [
+            f"not solved: {reached:.1f} after {steps} steps, the goal is {goal(config):g};",
+            "try more --total-steps, or another --seed",
+        ]
     return "\n".join(lines)
 
 

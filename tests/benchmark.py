@@ -10,8 +10,9 @@ else run on the machine meanwhile.
 How it measures. Each repeat starts three fresh processes: the bare imports; `import main`; and
 main.py itself, timed from outside and not changed in any way, which gives the total and the peak
 memory. A fourth one imports main, puts timers around its functions and runs the same command. A
-timer stops when the result is there, not when JAX has promised it. Afterwards the same process
-measures the floors, with as many calls as it has just counted. The total is more than the sum of
+timer stops when the result is there, not when JAX has promised it; what the timers cost is measured
+and taken off. Afterwards the same process measures the floors, with as many calls as it has just
+counted. The total is more than the sum of
 the rows: it also starts and ends Python, and compiles main.py, which an import finds in a cache.
 
 How to read it. A floor is the least that the libraries take for the same work, without main.py:
@@ -51,13 +52,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 IMPORTS = "jax, jax.numpy, optax, chex, gymnasium, numpy, matplotlib.pyplot, imageio.v3, tqdm"
 GAME = "CartPole-v1"
 
-COMPILED = ("init_learner", "epsilon_schedule", "act", "policy_fn", "update_round")
+COMPILED = ("init_learner", "act", "policy_fn", "update_round")
 TIMED = ("train", "evaluate", "sample_batch", "record", "learning_curve")
 
 Row = tuple[float, float | None, int | None]  # milliseconds, floor, calls
@@ -73,10 +75,11 @@ class Call:
     shapes: tuple = ()  # of the result: another shape is another compilation
     seconds: float = 0.0
     first: float = 0.0  # what this call and those in it took longer for being the first
+    timing: float = 0.0  # what the timers of this call and of those in it took
 
     @property
     def net(self) -> float:
-        return self.seconds - self.first
+        return self.seconds - self.first - self.timing
 
 
 class Timers:
@@ -134,6 +137,16 @@ class Timers:
             if call.name in names and (call.caller.name if call.caller else None) == inside
         ]
 
+    def take_off_timing(self) -> None:
+        """Takes what the timers themselves have cost off the net time of the calls."""
+        cost = {compiled: cost_of_timer(compiled=compiled) for compiled in (False, True)}
+        for call in self.calls:
+            compiled = bool(call.shapes)  # then most of the cost lies within the time of the call
+            caller = call if compiled else call.caller
+            while caller:
+                caller.timing += cost[compiled]
+                caller = caller.caller
+
     def set_first_calls_apart(self, names: tuple[str, ...]) -> float:
         """Finds what the first calls of these functions took longer than a typical later one;
         returns the sum, and takes it off the net time of these calls and of their callers."""
@@ -151,6 +164,17 @@ class Timers:
                 call.first += excess
                 call = call.caller
         return total
+
+
+def cost_of_timer(*, compiled: bool) -> float:
+    """Seconds that a timer adds to one call of the function that it is around."""
+    import jax.numpy as jnp
+
+    owner, n, result = SimpleNamespace(), 5_000, jnp.int32(0)
+    owner.function = lambda: result
+    bare = seconds_of(lambda: [owner.function() for _ in range(n)])
+    Timers().wrap(owner, "function", compiled=compiled)
+    return (seconds_of(lambda: [owner.function() for _ in range(n)]) - bare) / n
 
 
 def find(owner: Any, name: str) -> Callable:
@@ -265,7 +289,7 @@ def measure_parts(seed: int) -> dict[str, Row]:
     timers = Timers()
     original = {name: find(main, name) for name in COMPILED}
     for name in COMPILED:
-        timers.wrap(main, name, compiled=name != "epsilon_schedule")
+        timers.wrap(main, name, compiled=True)
     for name in TIMED:
         timers.wrap(main, name)
     timers.wrap(find(main, "iio"), "imwrite")
@@ -284,6 +308,7 @@ def measure_parts(seed: int) -> dict[str, Row]:
     for name, function in original.items():
         setattr(main, name, function)
 
+    timers.take_off_timing()
     compiling = timers.set_first_calls_apart(COMPILED)
     first_frame = timers.set_first_calls_apart(("game render",))
     rows: dict[str, Row] = {}

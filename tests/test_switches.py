@@ -96,6 +96,21 @@ def test_optimism_is_the_best_return_there_is(dueling):
     assert values(optimistic=False).std() > 3 * values().std()
 
 
+@pytest.mark.parametrize("dueling", [False, True])
+def test_optimism_shrinks_the_last_weights_to_a_hundredth_and_no_others(dueling):
+    def weights(optimistic):
+        config = Config(dueling=dueling, optimistic=optimistic)
+        params = main.init_params(random.key(0), (2, 4, 3), config=config)
+        heads = [params[name]["w"] for name in ("output", "value") if name in params]
+        return params["hidden"]["silu"][0]["w"], heads
+
+    (hidden, heads), (plain_hidden, plain_heads) = weights(True), weights(False)
+    np.testing.assert_array_equal(hidden, plain_hidden)
+    assert len(heads) == 1 + dueling
+    for head, plain in zip(heads, plain_heads, strict=True):
+        np.testing.assert_allclose(head, 0.01 * plain, rtol=1e-6)
+
+
 def test_normalisation_measures_the_random_steps_and_can_be_off():
     last = main.train(TINY)[1].last
     assert np.all(last["scale"] != 1)
