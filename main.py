@@ -228,6 +228,7 @@ EXAMPLES = """examples:
   python main.py --seed 7 --out runs/7          another agent, in a folder of its own
   python main.py --evaluate params.pkl          score a trained agent
   python main.py --no-double --loss squared     what do these two ideas buy?
+  python main.py --vanilla                      and all ideas since 2015?
   python main.py --env-id MountainCar-v0        another game
   python main.py --seeds 10 --out study         ten agents, a table and a figure
 """
