@@ -539,8 +539,8 @@ def sample_batch(
     shares = None if priorities is None else np.array(priorities) / np.sum(priorities)
     slot = rng.choice(len(memory), batch_size, p=shares)
     rows = list(memory)  # a deque takes longer to find its middle than to be copied
-    joined = np.frombuffer(b"".join([rows[i] for i in slot.tolist()]), np.float32)
-    batch = unpack(joined.reshape(batch_size, -1))
+    joined = b"".join([rows[i] for i in slot.tolist()])
+    batch = unpack(np.frombuffer(joined, np.float32).reshape(batch_size, -1))
     if shares is not None:
         weight = (len(memory) * shares[slot]) ** -beta
         batch = batch._replace(weight=(weight / weight.max()).astype(np.float32))
@@ -570,7 +570,8 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     if config.decay_learning_rate:
         n_updates = config.total_steps * config.updates // config.train_every
         rate = optax.linear_schedule(rate, 0.0, n_updates)
-    off, weights = optax.identity(), partial(tree.map, lambda x: x.ndim > 1)  # and not biases
+    off = optax.identity()
+    weights = partial(tree.map, lambda x: x.ndim > 1)  # decay; biases and the scale do not
     return optax.chain(
         optax.clip(config.clip_value) if config.clip_value else off,
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else off,
@@ -667,8 +668,8 @@ def make_game(config: Config, **options: Any) -> gym.Env:
         wider = gym.spaces.Box(low - margin, high + margin, dtype=dtype)
         env = gym.wrappers.TransformAction(env, lambda a: np.clip(a, low, high), wider)
         env = gym.wrappers.DiscretizeAction(env, config.action_bins, multidiscrete=False)
-    seen = env.observation_space
-    if not isinstance(seen, gym.spaces.Box) or len(seen.shape) > 1:
+    space = env.observation_space
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) > 1:
         env = gym.wrappers.FlattenObservation(env)
     endless = env.spec is None or env.spec.max_episode_steps is None
     return gym.wrappers.TimeLimit(env, 1_000) if endless else env
@@ -1037,8 +1038,7 @@ def learning_curve(history: History, *, config: Config) -> bytes:
     axes.plot(*evaluations, "o-", markersize=4, color="C1", label="greedy evaluation")
     threshold = gym.spec(config.env_id).reward_threshold
     if threshold is not None:
-        label = f"solved ({threshold:g})"
-        axes.axhline(threshold, color="0.4", linestyle="--", linewidth=1, label=label)
+        axes.axhline(threshold, color="0.4", ls="--", lw=1, label=f"solved ({threshold:g})")
     axes.set(xlabel="environment steps", ylabel="return of an episode", title=config.env_id)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return to_png(figure)
@@ -1127,9 +1127,9 @@ def run_study(config: Config) -> str:
             steps.append(history.evaluations[-1][0])
             training.append([r for _, r in history.episodes])
             tests.append(test)
-            success = np.mean(test >= goal(config))
             numbers = (f"{x:.1f}" for x in (seconds, test.mean(), test.min()))
-            rows.append([seed, steps[-1], len(training[-1]), *numbers, f"{success:.2f}"])
+            success = f"{np.mean(test >= goal(config)):.2f}"
+            rows.append([seed, steps[-1], len(training[-1]), *numbers, success])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write(Path(config.out) / "study.csv", text.getvalue().encode())

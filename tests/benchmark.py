@@ -12,8 +12,8 @@ main.py itself, timed from outside and not changed in any way, which gives the t
 memory. A fourth one imports main, puts timers around its functions and runs the same command. A
 timer stops when the result is there, not when JAX has promised it; what the timers cost is measured
 and taken off. Afterwards the same process measures the floors, with as many calls as it has just
-counted. The total is more than the sum of
-the rows: it also starts and ends Python, and compiles main.py, which an import finds in a cache.
+counted. The total is more than the sum of the rows: it also starts and ends Python, and compiles
+main.py, which an import finds in a cache.
 
 How to read it. A floor is the least that the libraries take for the same work, without main.py:
 
@@ -258,8 +258,9 @@ def floor_of_evaluating(main: Any, params: Any, games: int, steps: int, actions:
 
     envs = gym.make_vec(GAME, games)
     obs, _ = envs.reset(seed=0)
-    right = np.asarray(main.policy_fn(None, params, obs)) * 0 + 1
+    right = np.ones(games, np.int64)
     stepping = seconds_of(lambda: [envs.step(right) for _ in range(steps)])
+    np.asarray(main.policy_fn(None, params, obs))  # compiled, whatever has been called before
     return stepping + seconds_of(
         lambda: [np.asarray(main.policy_fn(None, params, obs)) for _ in range(actions)]
     )

@@ -55,6 +55,7 @@ class Glimpse(gym.Env):
     action_space = gym.spaces.Discrete(2)
 
     def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
         return np.float32([0]), {}
 
     def step(self, action):

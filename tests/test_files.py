@@ -75,6 +75,13 @@ def test_a_recording_shows_ten_seconds_in_real_time_for_ever(params):
         assert len(gif) < 300_000
 
 
+def test_a_random_recording_is_the_same_for_any_parameters_and_a_greedy_one_is_not(params):
+    other = main.new_learner(replace(CONFIG, seed=1)).params
+    for epsilon, same in ((0.0, False), (1.0, True)):
+        one, another = (main.record(0, p, epsilon, config=CONFIG) for p in (params, other))
+        assert (one == another) == same
+
+
 def test_a_recording_shows_cart_pole_and_track_and_moves(params):
     gif = main.record(0, params, 1.0, config=CONFIG)
     frames = iio.imread(gif, extension=".gif", index=None)

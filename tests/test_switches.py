@@ -421,7 +421,8 @@ def test_a_game_whose_actions_do_not_fit_is_bad_input(capsys):
 
 
 def test_a_study_is_its_runs_one_after_the_other(tmp_path):
-    config = replace(TINY, seed=5, seeds=3, out=str(tmp_path))
+    goal = {"target_return": 15.0, "early_stop": False}
+    config = replace(TINY, seed=5, seeds=3, out=str(tmp_path), **goal)
     message = main.run_study(config)
     assert {p.name for p in tmp_path.iterdir()} == set(main.STUDY_FILES)
     rows = list(csv.DictReader((tmp_path / "study.csv").open()))
@@ -433,4 +434,6 @@ def test_a_study_is_its_runs_one_after_the_other(tmp_path):
     assert rows[1]["steps"] == "300"
     assert rows[1]["mean"] == f"{returns.mean():.1f}"
     assert rows[1]["min"] == f"{returns.min():.1f}"
+    assert 0 < np.mean(returns >= 15) < 1
+    assert rows[1]["success"] == f"{np.mean(returns >= 15):.2f}"
     assert len(message.splitlines()) == 3 + 3

@@ -37,7 +37,7 @@ class Echo(Glimpse):
     """Shows +1 or -1, and pays 1 for the action that answers it: 1 to +1, 0 to -1; else nothing."""
 
     def reset(self, *, seed=None, options=None):
-        super(Glimpse, self).reset(seed=seed)
+        super().reset(seed=seed)
         self.shown = np.float32([self.np_random.choice([-1, 1])])
         return self.shown, {}
 
@@ -50,7 +50,7 @@ class TwoSteps(Glimpse):
 
     def reset(self, *, seed=None, options=None):
         self.at = 0
-        return np.float32([0]), {}
+        return super().reset(seed=seed)
 
     def step(self, action):
         self.at += 1
