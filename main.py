@@ -194,7 +194,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # options that stand for several others
     },
     "steady": {
         "early_stop": False,
-        "gamma": 0.99,
+        "gamma": 0.998,
         "n_step": 5,
         "epsilon_end": 0.1,
         "epsilon_decay": 5_000,

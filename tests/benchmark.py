@@ -11,9 +11,10 @@ How it measures. Each repeat starts three fresh processes: the bare imports; `im
 main.py itself, timed from outside and not changed in any way, which gives the total and the peak
 memory. A fourth one imports main, puts timers around its functions and runs the same command. A
 timer stops when the result is there, not when JAX has promised it; what the timers cost is measured
-and taken off. Afterwards the same process measures the floors, with as many calls as it has just
-counted. The total is more than the sum of the rows: it also starts and ends Python, and compiles
-main.py, which an import finds in a cache.
+and taken off. Then the same process trains once more, all compiled and without timers, which is the
+row of training: timers between the calls keep the processor's caches cold. Last it measures the
+floors, with as many calls as it has counted. The total is more than the sum of the rows: it also
+starts and ends Python, and compiles main.py, which an import finds in a cache.
 
 How to read it. A floor is the least that the libraries take for the same work, without main.py:
 
@@ -31,7 +32,8 @@ How to read it. A floor is the least that the libraries take for the same work, 
 A ratio near 1 leaves nothing to gain. Floors play other episodes than a trained agent: random play
 resets more often, so a ratio may fall below 1. Compiling is a function's first call less a typical
 later one; it is counted in its own row and in no other. Lines that begin with a space are parts of
-the line above them. `calls` is how often something was called, for compiling how many programs.
+the line above them; the timers make them a little longer in sum. `calls` is how often something was
+called, for compiling how many programs.
 
 How cost grows (--growth) is measured in main.py's own training loop, compiled beforehand:
 
@@ -288,7 +290,7 @@ def measure_parts(seed: int) -> dict[str, Row]:
     main = import_main()
     device = seconds_of(lambda: jax.jit(lambda x: x + 1)(0.0).block_until_ready())
     timers = Timers()
-    original = {name: find(main, name) for name in COMPILED}
+    original = {name: find(main, name) for name in (*COMPILED, *TIMED, "make_game", "make_games")}
     for name in COMPILED:
         timers.wrap(main, name, compiled=True)
     for name in TIMED:
@@ -308,6 +310,7 @@ def measure_parts(seed: int) -> dict[str, Row]:
         params = jax.device_put(main.load_params(Path(out) / "params.pkl"))
     for name, function in original.items():
         setattr(main, name, function)
+    training = seconds_of(lambda: main.train(config))
 
     timers.take_off_timing()
     compiling = timers.set_first_calls_apart(COMPILED)
@@ -350,16 +353,16 @@ def measure_parts(seed: int) -> dict[str, Row]:
         ),
         " evaluating": evaluations("train"),
     }
-    training = timers.select("train", inside=None)
+    rest = total(timers.select("train", inside=None)) - sum(part[0] for part in parts.values())
     floor = sum(part[1] for part in parts.values())
 
     compilations = len({(c.name, c.shapes) for c in timers.calls if c.name in COMPILED})
     add("first device use", device)
     add("compiling", compiling, None, compilations)
-    add("training, compiled", total(training), floor, len(training))
+    add("training, compiled", training, floor, 1)
     for name, part in parts.items():
         add(name, *part)
-    add(" rest of training", total(training) - sum(part[0] for part in parts.values()))
+    add(" rest of training", rest)
     add("scoring before, after", *evaluations(None))
 
     frames = timers.select("game render", inside="record")
