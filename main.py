@@ -484,21 +484,22 @@ class Transition(NamedTuple):
     slot: Any = 0  # [], its place in the memory; not stored
 
 
-def pack(t: Transition) -> np.ndarray:
-    """A transition as one row of the memory, float32 [2 O + 3], quick to store and to copy."""
-    return np.concatenate((t.obs, t[1:4], t.next_obs), dtype=np.float32)
+def pack(t: Transition) -> bytes:
+    """A transition as one row of the memory: 2 O + 3 float32, the smallest and quickest to copy."""
+    return np.concatenate((t.obs, t[1:4], t.next_obs), dtype=np.float32).tobytes()
 
 
-def unpack(rows: np.ndarray) -> Transition:
-    """The transitions in these rows: [..., 2 O + 3] -> Transition of [..., O] and [...]."""
-    o = (rows.shape[-1] - 3) // 2
-    action, reward, discount = np.moveaxis(rows[..., o : o + 3], -1, 0)
+def unpack(rows: Sequence[bytes]) -> Transition:
+    """The transitions in these rows, as one of B = len(rows)."""
+    table = np.frombuffer(b"".join(rows), np.float32).reshape(len(rows), -1)  # [B, 2 O + 3]
+    o = (table.shape[1] - 3) // 2
+    action, reward, discount = table[:, o : o + 3].T
     return Transition(
-        rows[..., :o],
+        table[:, :o],
         action.astype(np.int32),
         reward,
         discount,
-        rows[..., o + 3 :],
+        table[:, o + 3 :],
         weight=np.ones_like(reward),
         slot=np.zeros_like(action, np.int32),
     )
@@ -526,7 +527,7 @@ def reward_to_learn(reward: float, config: Config) -> float:
 
 def sample_batch(
     rng: np.random.Generator,
-    memory: Sequence[np.ndarray],
+    memory: Sequence[bytes],
     batch_size: int,
     priorities: Sequence[float] | None = None,
     beta: float = 0.0,
@@ -539,17 +540,16 @@ def sample_batch(
     shares = None if priorities is None else np.array(priorities) / np.sum(priorities)
     slot = rng.choice(len(memory), batch_size, p=shares)
     rows = list(memory)  # a deque takes longer to find its middle than to be copied
-    joined = b"".join([rows[i] for i in slot.tolist()])
-    batch = unpack(np.frombuffer(joined, np.float32).reshape(batch_size, -1))
+    batch = unpack([rows[i] for i in slot.tolist()])
     if shares is not None:
         weight = (len(memory) * shares[slot]) ** -beta
         batch = batch._replace(weight=(weight / weight.max()).astype(np.float32))
     return batch._replace(slot=slot)
 
 
-def observation_scale(memory: Sequence[np.ndarray]) -> np.ndarray:
+def observation_scale(memory: Sequence[bytes]) -> np.ndarray:
     """What observations are divided by: 1.5 standard deviations of those in the memory; [O]."""
-    spread = np.std(unpack(np.stack(memory)).obs, axis=0)
+    spread = np.std(unpack(memory).obs, axis=0)
     return np.where(spread > 0, 1.5 * spread, 1).astype(np.float32)
 
 
@@ -772,7 +772,7 @@ def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
     seed, env, bar = config.seed, make_game(config), bar or progress_bar(config.total_steps)
     agent_rng = new_key(stream(seed, "agent"))
     memory_rng = np.random.default_rng(stream(seed, "memory"))
-    memory: deque[np.ndarray] = deque(maxlen=config.memory_size)
+    memory: deque[bytes] = deque(maxlen=config.memory_size)
     priorities: deque[float] = deque(maxlen=config.memory_size)
     window: deque[Any] = deque()  # the last n steps
     epsilons, learner = epsilon_schedule(config), new_learner(config)
