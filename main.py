@@ -485,12 +485,12 @@ class Transition(NamedTuple):
 
 
 def pack(t: Transition) -> bytes:
-    """A transition as one row of the memory: 2 O + 3 float32, the smallest and quickest to copy."""
+    """A transition as one row of the memory: 2 O + 3 float32 as bytes, small and quick to copy."""
     return np.concatenate((t.obs, t[1:4], t.next_obs), dtype=np.float32).tobytes()
 
 
 def unpack(rows: Sequence[bytes]) -> Transition:
-    """The transitions in these rows, as one of B = len(rows)."""
+    """The transitions in B rows of the memory, as one batch: fields [B, O] and [B]."""
     table = np.frombuffer(b"".join(rows), np.float32).reshape(len(rows), -1)  # [B, 2 O + 3]
     o = (table.shape[1] - 3) // 2
     action, reward, discount = table[:, o : o + 3].T
@@ -539,7 +539,7 @@ def sample_batch(
     """
     shares = None if priorities is None else np.array(priorities) / np.sum(priorities)
     slot = rng.choice(len(memory), batch_size, p=shares)
-    rows = list(memory)  # a deque takes longer to find its middle than to be copied
+    rows = list(memory)  # many rows: a deque would walk from an end to each of them
     batch = unpack([rows[i] for i in slot.tolist()])
     if shares is not None:
         weight = (len(memory) * shares[slot]) ** -beta

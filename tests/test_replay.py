@@ -23,6 +23,7 @@ def memory_of(n, maxlen=None):
 @given(o=st.integers(1, 9), numbers=st.lists(st.integers(0, 10_000), min_size=1, max_size=9))
 def test_unpacking_gives_back_what_was_packed(o, numbers):
     batch = main.unpack([main.pack(transition(i, o)) for i in numbers])
+    assert batch.obs.dtype == batch.reward.dtype == batch.next_obs.dtype == np.float32
     for row, i in zip(zip(*batch, strict=True), numbers, strict=True):
         for got, expected in zip(row[:5], transition(i, o)[:5], strict=True):
             np.testing.assert_array_equal(got, expected)
