@@ -1,16 +1,3 @@
-# /// script
-# requires-python = ">=3.10"
-# dependencies = [
-#   "jax>=0.4.36,!=0.10.2",
-#   "optax>=0.2.4",
-#   "chex>=0.1.88",
-#   "gymnasium[classic-control]>=1.2.1",
-#   "numpy>=1.26",
-#   "matplotlib>=3.9",
-#   "imageio>=2.36",
-#   "tqdm>=4.66",
-# ]
-# ///
 """Deep Q-learning in one file: an agent learns to balance a pole, from nothing, in seconds.
 
 A neural network predicts how much reward will follow each action. The agent mostly takes the action
@@ -20,344 +7,40 @@ al. 2016) and optimistic initial values (Sutton & Barto 2018).
 
     python main.py                          train, then write params.pkl, two GIFs and a figure
     python main.py --evaluate params.pkl    score trained parameters, without training
-    python main.py --help                   every option with its meaning, default and range
+    python main.py --seed 7 --out runs/7    another agent, in a folder of its own
+    python main.py --no-double              what does this idea buy? each one has a switch
+    python main.py --env-id MountainCar-v0  another game
+    python main.py --seeds 10 --out study   ten agents, a table and a figure
+    python main.py --help                   all options: meaning, default and range
 
-The lecture is in the cells Network, Policy, Replay and Learning, which are pure: they return values
-and touch nothing else. `train`, in the cell Environment, plays with them.
+In a notebook, run the cells, then main("--seed 7"). The lecture: Network to Learning, and `train`.
 Shapes: B transitions in a batch, U batches in a round, O numbers in an observation, A actions.
 """
 
-# %% Configuration: standard library only, so that a typo is answered before the slow imports
 import argparse
-import gc
-import io
-import os
-import signal
-import sys
-import tempfile
-from dataclasses import Field, dataclass, field, fields, replace
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
-
-
-class BadInput(ValueError):
-    """What a user has asked for cannot be done; the message is one sentence that says why."""
-
-
-def option(
-    default: Any, help: str, allowed: str = "", *, group: str = "", compare: bool = True
-) -> Any:
-    """A field of Config: default, meaning, allowed numbers like "[0, 1)" or words, heading."""
-    metadata = {"help": help, "allowed": allowed, "group": group}
-    return field(default=default, metadata=metadata, compare=compare)
-
-
-@dataclass(frozen=True)
-class Config:
-    """Every choice of a run; each field is an option of the command line: --memory-size, ...
-
-    Frozen, hence hashable: it is a static argument of the compiled functions, which compile once
-    per Config. compare=False leaves a field out of that: two seeds share one compilation.
-
-    Raises BadInput, a ValueError, if a value is not allowed.
-    """
-
-    env_id: str = option("CartPole-v1", "Gymnasium game to play", group="Run")
-    seed: int = option(0, "decides every random number", "[0, 4294967295]", compare=False)
-    out: str = option(".", "folder that receives the files", compare=False)
-    evaluate: str = option("", "score this parameter file, do not train", compare=False)
-    seeds: int = option(
-        1, "study this many seeds: --seed and following", "[1, 1000]", compare=False
-    )
-    vanilla: bool = option(False, "switch off all that Mnih et al. 2015 did not have")
-    steady: bool = option(False, "train on to the end, in a way that stays perfect")
-
-    total_steps: int = option(51_200, "environment steps at most", "[1, 1e8]", group="Training")
-    warmup_steps: int = option(512, "random steps before learning starts", "[1, 1e9]")
-    train_every: int = option(64, "environment steps between two rounds of updates", "[1, 1e6]")
-    updates: int = option(128, "updates in a round", "[1, 1e6]")
-    eval_every: int = option(512, "environment steps between greedy evaluations", "[1, 1e9]")
-    eval_episodes: int = option(100, "episodes of an evaluation", "[1, 1e4]")
-    target_return: float = option(500.0, "mean return of a perfect evaluation", "[-1e9, 1e9]")
-    confirm_episodes: int = option(1000, "fresh episodes to confirm a perfect one", "[1, 1e5]")
-    early_stop: bool = option(True, "stop after a perfect evaluation is confirmed")
-
-    hidden: tuple[int, ...] = option((64, 64), "layer sizes", "[1, 1024]", group="Network")
-    activation: str = option("silu", "of the hidden layers", "relu, silu, tanh")
-    dueling: bool = option(False, "Q = V + A - mean A (Wang et al. 2016)")
-    normalize: bool = option(True, "divide observations by 1.5 of their standard deviations")
-    optimistic: bool = option(True, "initial Q-values are the best there is")
-    max_reward: float = option(1.0, "the game's best reward for one step", "[-1e9, 1e9]")
-
-    epsilon_start: float = option(1.0, "share of random actions at first", "[0, 1]", group="Policy")
-    epsilon_end: float = option(0.05, "share of random actions in the end", "[0, 1]")
-    epsilon_decay: int = option(
-        3_000, "environment steps: to the end, or time constant", "[1, 1e9]"
-    )
-    epsilon_schedule: str = option("linear", "how the share falls", "linear, exponential")
-    action_bins: int = option(11, "actions that stand for a continuous one", "[2, 1000]")
-
-    memory_size: int = option(50_000, "transitions in the memory", "[1, 1e7]", group="Replay")
-    batch_size: int = option(64, "transitions in the batch of one update", "[1, 1e5]")
-    n_step: int = option(1, "rewards that a transition adds up", "[1, 1000]")
-    clip_rewards: bool = option(False, "learn from rewards clipped to [-1, 1]")
-    scale_rewards: bool = option(True, "learn from rewards times 1 - gamma")
-    prioritized: bool = option(False, "sample by temporal-difference error (Schaul et al. 2016)")
-    priority_exponent: float = option(0.6, "alpha; 0 samples uniformly", "[0, 1]")
-    importance_exponent: float = option(0.4, "beta at first; it rises to 1", "[0, 1]")
-
-    gamma: float = option(0.98, "discount of the next reward", "[0, 1)", group="Learning")
-    double: bool = option(True, "Double DQN target (van Hasselt et al. 2016)")
-    tau: float = option(0.02, "share of the network that goes into its target copy", "(0, 1]")
-    target_period: int = option(1, "updates between two updates of the target copy", "[1, 1e6]")
-    loss: str = option("huber", "of the temporal-difference error", "huber, squared")
-    learning_rate: float = option(2e-3, "of Adam", "(0, 1]")
-    decay_learning_rate: bool = option(True, "let it fall linearly to 0 over --total-steps")
-    weight_decay: float = option(0.0, "makes Adam AdamW; 0 is off", "[0, 1]")
-    amsgrad: bool = option(False, "AMSGrad variant of Adam")
-    clip_value: float = option(0.0, "clip each number of a gradient to this; 0 is off", "[0, 1e9]")
-    clip_norm: float = option(0.0, "clip a gradient's global norm to this; 0 is off", "[0, 1e9]")
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        for f in fields(self):
-            value, allowed = getattr(self, f.name), f.metadata["allowed"]
-            for item in value if isinstance(value, tuple) else (value,):
-                if allowed and item is not None and not is_allowed(item, allowed):
-                    raise BadInput(f"{flag(f.name)} must be in {allowed}, not {item}")
-        for larger, smaller in (
-            ("memory_size", "batch_size"),
-            ("total_steps", "warmup_steps"),
-            ("warmup_steps", "n_step"),
-            ("epsilon_start", "epsilon_end"),
-        ):
-            least, value = getattr(self, smaller), getattr(self, larger)
-            if value < least:
-                raise BadInput(
-                    f"{flag(larger)} must be at least {flag(smaller)}, {least}, not {value}"
-                )
-        if self.evaluate and self.seeds > 1:
-            raise BadInput("--evaluate must be alone, not with --seeds")
-
-    @property
-    def best_value(self) -> float:
-        """The best return there is: the best reward at each step, for ever."""
-        reward = min(self.max_reward, 1.0) if self.clip_rewards else self.max_reward
-        return reward if self.scale_rewards else reward / (1 - self.gamma)
-
-
-GAMES: dict[str, dict[str, Any]] = {  # what other games want otherwise
-    "CartPole-v1": {},
-    "Acrobot-v1": {
-        "max_reward": 0.0,
-        "gamma": 0.99,
-        "target_return": -82.0,
-        "epsilon_decay": 5_000,
-        "total_steps": 40_000,
-        "eval_every": 2_048,
-        "confirm_episodes": 400,
-    },
-    "MountainCar-v0": {
-        "max_reward": 0.0,
-        "gamma": 0.99,
-        "target_return": -104.0,
-        "total_steps": 160_000,
-        "eval_every": 4_096,
-        "confirm_episodes": 100,
-        "epsilon_decay": 36_000,
-        "normalize": False,
-        "n_step": 3,
-        "tau": 0.005,
-    },
-    "Pendulum-v1": {
-        "max_reward": 0.0,
-        "target_return": -150.0,
-        "epsilon_decay": 5_000,
-        "total_steps": 60_000,
-        "eval_every": 4_096,
-        "confirm_episodes": 300,
-    },
-}
-OTHER_GAMES = {"optimistic": False, "target_return": None}  # None: what Gymnasium calls solved
-
-PRESETS: dict[str, dict[str, Any]] = {  # options that stand for several others
-    "vanilla": {
-        "double": False,
-        "tau": 1.0,
-        "target_period": 500,
-        "activation": "relu",
-        "normalize": False,
-        "optimistic": False,
-        "scale_rewards": False,
-        "decay_learning_rate": False,
-    },
-    "steady": {
-        "early_stop": False,
-        "gamma": 0.998,
-        "n_step": 5,
-        "epsilon_end": 0.1,
-        "epsilon_decay": 5_000,
-        "learning_rate": 1.5e-3,
-        "tau": 0.002,
-        "updates": 64,
-    },
-}
-
-
-def flag(name: str) -> str:
-    """The option of a field: memory_size is --memory-size."""
-    return "--" + name.replace("_", "-")
-
-
-def is_allowed(value: Any, allowed: str) -> bool:
-    """Whether a word is in a list like "a, b", or a number in an interval like "[0, 1)"."""
-    if isinstance(value, str):
-        return value in allowed.split(", ")
-    low, high = map(float, allowed[1:-1].split(","))  # NaN lies in no interval
-    above: bool = low <= value if allowed[0] == "[" else low < value
-    below: bool = value <= high if allowed[-1] == "]" else value < high
-    return above and below
-
-
-# %% Command line, its first half: made from Config. (Skip it on a first reading.)
-FILES = ("params.pkl", "agent.gif", "random.gif", "learning_curve.png", "hand-in.zip")
-STUDY_FILES = ("study.csv", "study.png")
-
-EXAMPLES = """examples:
-  python main.py --seed 7 --out runs/7          another agent, in a folder of its own
-  python main.py --evaluate params.pkl          score a trained agent
-  python main.py --no-double --loss squared     what do these two ideas buy?
-  python main.py --vanilla                      and all ideas since 2015?
-  python main.py --env-id MountainCar-v0        another game
-  python main.py --seeds 10 --out study         ten agents, a table and a figure
-"""
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:  # one line, where argparse prints the whole usage
-        self.exit(2, f"main.py: {message.removeprefix('argument ')} (see --help)\n")
-
-
-def parse_value(f: Field[Any], text: str) -> Any:
-    """A word of the command line, as the type of the field's default."""
-    kind: Any = type(f.default[0] if isinstance(f.default, tuple) else f.default)
-    try:
-        return kind(text)
-    except ValueError:
-        noun = "a whole number" if kind is int else "a number"
-        sentence = f"must be {noun} in {f.metadata['allowed']}, not {text!r}"
-        raise argparse.ArgumentTypeError(sentence) from None
-
-
-def make_parser() -> Parser:
-    """A parser with an option for each field of Config, under the heading of its group."""
-    parser = Parser(
-        usage="python main.py [options]",
-        description=__doc__.split("\n")[0],
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    for f in fields(Config):
-        meaning, allowed, heading = f.metadata.values()
-        if heading:
-            group = parser.add_argument_group(heading)
-        add = partial(group.add_argument, flag(f.name), default=argparse.SUPPRESS)
-        if isinstance(f.default, bool):
-            text = f"{meaning} (default {'on' if f.default else 'off'})"
-            add(help=text, action=argparse.BooleanOptionalAction)
-        else:
-            many = isinstance(f.default, tuple)
-            default = str(f.default).strip("()").replace(",", "")
-            text = f"{meaning} (default {default}{allowed and '; ' + allowed})"
-            add(help=text, type=partial(parse_value, f), nargs="+" if many else None, metavar="X")
-    return parser
-
-
-def parse_config(argv: list[str] | None = None) -> Config:
-    """The command line as a Config; exits with status 2 and one line if it is wrong.
-
-    An option counts more than a preset, and a preset more than the defaults of the game.
-    """
-    parser = make_parser()
-    given = vars(parser.parse_args(argv))
-    defaults = GAMES.get(given.get("env_id", Config.env_id), OTHER_GAMES)
-    for name, preset in PRESETS.items():
-        defaults = defaults | (preset if given.get(name) else {})
-    try:
-        config = Config(**defaults | given)
-        check_paths(config)
-    except BadInput as error:
-        parser.error(str(error))
-    return config
-
-
-def check_paths(config: Config) -> None:
-    """Raises BadInput if a file cannot be read, or one in the output folder cannot be written."""
-    if config.evaluate and not Path(config.evaluate).is_file():
-        raise BadInput(f"--evaluate must be a file, not {config.evaluate!r}")
-    out = Path(config.out).absolute()
-    nearest = next(path for path in (out, *out.parents) if path.exists())
-    try:
-        tempfile.TemporaryFile(dir=nearest).close()
-    except OSError as error:
-        raise BadInput(f"--out must be writable, not {config.out!r}: {error.strerror}") from None
-    for name in FILES + STUDY_FILES:
-        if (out / name).is_dir():
-            raise BadInput(f"--out must not hold a folder {name}, as {config.out!r} does")
-
-
-def sweep(out: str) -> None:
-    """Removes what a run that was killed while it wrote has left."""
-    for name in FILES + STUDY_FILES:
-        for part in Path(out).glob(f".{name}.*.part"):
-            part.unlink(missing_ok=True)
-
-
-def quit_on_interrupt(out: str) -> None:
-    """Makes Ctrl-C end the process at once, with one line, wherever it is.
-
-    An exception would be lost where Python ignores exceptions, in callbacks of the libraries.
-    """
-
-    def quit_now(*_: Any) -> NoReturn:
-        sweep(out)
-        os.write(2, b"\nmain.py: interrupted; files that were there are as they were\n")
-        os._exit(130)
-
-    signal.signal(signal.SIGINT, quit_now)
-
-
-if __name__ == "__main__" and not hasattr(sys, "ps1"):  # a script, not a cell in an editor
-    # A stream is None if the shell has closed it.
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold any letter
-    quit_on_interrupt(".")
-    quit_on_interrupt(parse_config().out)
-    gc.disable()  # until all is imported: 4% less time for a default run
-
-# %% Imports: the libraries, told to be quiet and to stay off the screen
-# ruff: noqa: E402
-import csv
 import hashlib
+import io
 import itertools
 import logging
-import math
+import os
 import pickle
 import pickletools
+import shlex
+import signal
+import sys
 import time
 import zipfile
 from collections import deque
-from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache, partial
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # faster than a GPU for networks this small
-os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # games draw into memory, not into a window
-
-logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no word about a missing HOME
+if __name__ == "__main__" and "ipykernel" not in sys.modules:  # a program: no window, no sound
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # quicker than a GPU for networks this small
+    os.environ |= {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "MPLBACKEND": "agg"}
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no word about a missing HOME
 
 import chex
 import gymnasium as gym
@@ -369,49 +52,118 @@ from jax import Array, grad, jit, lax, nn, random, tree, vmap
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+
+# %% Configuration: what can be chosen
+def option(default: Any, meaning: str, *allowed: Any, group: str = "", compare: bool = True) -> Any:
+    """A field of Config; allowed are the least and the largest number, or the words."""
+    about = {"meaning": meaning, "allowed": allowed, "group": group}
+    return field(default=default, metadata=about, compare=compare)
+
+
+@dataclass(frozen=True, init=False)
+class Config:
+    """Every choice of a run. Config("--gamma 0.9 --vanilla") is what these words are in a shell.
+
+    An option counts more than a preset, a preset more than what the game wants otherwise, and that
+    more than the defaults below. Raises BadInput, a ValueError, if something is not allowed.
+    Hashable: functions are compiled once for each Config, fields with compare=False aside.
+    """
+
+    env_id: str = option("CartPole-v1", "Gymnasium game to play", group="Run")
+    seed: int = option(0, "decides every random number", 0, 4294967295, compare=False)
+    seeds: int = option(1, "study so many seeds, from --seed on", 1, 1000, compare=False)
+    evaluate: str = option("", "score this parameter file, do not train", compare=False)
+    out: str = option(".", "folder that receives the files", compare=False)
+    report_episodes: int = option(100, "fresh episodes that score an agent", 1, 1e5)
+    vanilla: bool = option(False, "preset: this file's ideas off, as in 2015")
+    steady: bool = option(False, "preset: train to the end, and hand in the last parameters")
+    total_steps: int = option(51_200, "environment steps at most", 1, 1e8, group="Training")
+    warmup_steps: int = option(512, "random steps before learning starts", 1, 1e8)
+    train_every: int = option(64, "environment steps between two rounds of updates", 1, 1e6)
+    updates: int = option(128, "updates in a round", 1, 1e6)
+    eval_every: int = option(512, "environment steps between greedy evaluations", 1, 1e9)
+    eval_episodes: int = option(100, "episodes of an evaluation", 1, 1e4)
+    target_return: float = option(np.inf, "mean return that counts as solved", -1e9, np.inf)
+    confirm_episodes: int = option(2_000, "fresh episodes to confirm it", 1, 1e5)
+    early_stop: bool = option(True, "stop as soon as it is confirmed")
+    keep_best: bool = option(True, "hand in the best-evaluated parameters, not the last")
+    hidden: tuple[int, ...] = option((64, 64), "sizes of its layers", 1, 1024, group="Network")
+    activation: str = option("silu", "of the hidden layers", "relu", "silu", "tanh")
+    dueling: bool = option(False, "Q = V + A - mean A (Wang et al. 2016)")
+    normalize: bool = option(True, "divide observations by 1.5 standard deviations")
+    optimistic: bool = option(True, "start with the best Q-values there can be, if known")
+    max_reward: float = option(np.inf, "the game's best reward for one step", -1e9, np.inf)
+    epsilon_start: float = option(
+        1.0, "share of random actions after the warm-up", 0, 1, group="Policy"
+    )
+    epsilon_end: float = option(0.05, "share of random actions in the end", 0, 1)
+    epsilon_decay: int = option(2_500, "steps it falls for, or its time constant", 1, 1e9)
+    epsilon_schedule: str = option("linear", "how the share falls", "linear", "exponential")
+    action_bins: int = option(11, "actions that stand for a continuous one", 2, 1000)
+    memory_size: int = option(50_000, "transitions in the memory", 1, 1e7, group="Replay")
+    batch_size: int = option(64, "transitions in the batch of one update", 1, 1e5)
+    n_step: int = option(1, "rewards that a transition adds up", 1, 1000)
+    clip_rewards: bool = option(False, "learn from rewards clipped to [-1, 1]")
+    scale_rewards: bool = option(True, "learn from rewards times 1 - gamma")
+    prioritized: bool = option(False, "sample by temporal-difference error (Schaul et al. 2016)")
+    priority_exponent: float = option(0.6, "alpha; 0 samples uniformly", 0, 1)
+    importance_exponent: float = option(0.4, "beta at first; it rises to 1", 0, 1)
+    gamma: float = option(0.98, "discount of the next reward", 0, 0.9999, group="Learning")
+    double: bool = option(True, "Double DQN target (van Hasselt et al. 2016)")
+    tau: float = option(0.03, "share of the network that goes into its target copy", 1e-6, 1)
+    target_period: int = option(
+        1, "updates between two of the target copy, which is evaluated", 1, 1e6
+    )
+    loss: str = option("huber", "of the temporal-difference error", "huber", "squared")
+    learning_rate: float = option(2e-3, "of Adam", 1e-9, 1)
+    decay_learning_rate: bool = option(True, "let it fall linearly to 0 over --total-steps")
+    weight_decay: float = option(0.0, "makes Adam AdamW; 0 is off", 0, 1)
+    amsgrad: bool = option(False, "AMSGrad variant of Adam")
+    clip_value: float = option(0.0, "clip each number of a gradient to this; 0 is off", 0, 1e9)
+    clip_norm: float = option(0.0, "clip a gradient's global norm to this; 0 is off", 0, 1e9)
+    sizes: tuple[int, ...] = ()  # of all layers: O, the hidden ones, A; follows from the others
+
+    def __init__(self, options: str | list[str] = "") -> None:
+        vars(self).update(parse_options(options))
+        vars(self).update(sizes=layer_sizes(self))
+
+
 # %% Network: a multi-layer perceptron from an observation to one Q-value per action
 Params = dict[str, Any]
-
-
-def init_params(rng: Array, sizes: tuple[int, ...], *, config: Config = Config()) -> Params:
-    """Parameters of an MLP with layers of these sizes, the first O and the last A.
-
-    `scale` [O], which observations are divided by, is 1 until there are observations to measure.
-    The hidden layers stand under the name of their activation: parameters alone can be played.
-
-    Initial values are optimistic (Sutton & Barto 2018, section 2.6): about the best value there is.
-    The network starts by believing that nothing can fail, so whatever does fail stands out.
-    """
-    *rngs, value_rng = random.split(rng, len(sizes))
-    *hidden, output = map(init_dense, rngs, sizes, sizes[1:])
-    scale = jnp.ones(sizes[0], jnp.float32)
-    params: Params = {"scale": scale, "hidden": {config.activation: hidden}}
-    heads = [output]
-    if config.dueling:
-        params["value"] = init_dense(value_rng, sizes[-2], 1)
-        heads.append(params["value"])
-    if config.optimistic:
-        for head in heads:
-            head["w"] *= 0.01  # nearly the same for whatever is seen
-        heads[-1]["b"] += config.best_value  # of V(s), or of each Q(s, a)
-    return params | {"output": output}
-
-
-def init_dense(rng: Array, n: int, m: int) -> Params:
-    """A layer from n to m numbers; sums of n inputs keep their variance (LeCun et al. 1998)."""
-    weights = nn.initializers.lecun_uniform()
-    return {"w": weights(rng, (n, m), jnp.float32), "b": jnp.zeros(m, jnp.float32)}
-
-
-def dense(layer: Params, x: Array) -> Array:
-    y: Array = x @ layer["w"] + layer["b"]
-    return y
-
-
 ACTIVATIONS = {"relu": nn.relu, "silu": nn.silu, "tanh": nn.tanh}
 
 
-def q_values(params: Params, obs: Array) -> Array:
+def init_params(config: Config) -> Params:
+    """Parameters of an MLP from O numbers to A; `scale` [O] is what observations are divided by.
+
+    The hidden layers stand under the name of their activation: parameters alone can be played.
+    Initial values are optimistic (for bandits: Sutton & Barto 2018, section 2.6): the most that
+    sum_k gamma^k r can be, or 0 if each step costs something. So what disappoints stands out.
+    """
+    most = max(0.0, reward_to_learn(config.max_reward, config) / (1 - config.gamma))
+    rng = np.random.default_rng(derive_seed(config.seed, "init"))
+    value, gain = (most, 0.01) if config.optimistic and np.isfinite(most) else (0.0, 1.0)
+    n_obs, n_last, n_actions = config.sizes[0], *config.sizes[-2:]
+    layers = [init_dense(rng, n, m) for n, m in itertools.pairwise(config.sizes[:-1])]
+    params = {"scale": np.ones(n_obs, np.float32), "hidden": {config.activation: layers}}
+    if config.dueling:  # the state has that value, and no action an advantage
+        params["value"] = init_dense(rng, n_last, 1, gain, value)
+    params["output"] = init_dense(rng, n_last, n_actions, gain, 0 if config.dueling else value)
+    return params
+
+
+def init_dense(rng: np.random.Generator, n: int, m: int, gain: float = 1, bias: float = 0) -> Any:
+    """A layer from n to m numbers; sums of n inputs keep their variance (LeCun et al. 1998)."""
+    bound = gain * np.sqrt(3 / n)  # uniform numbers within it have the variance 1 / n
+    weights = rng.uniform(-bound, bound, (n, m)).astype(np.float32)
+    return {"w": weights, "b": np.full(m, bias, np.float32)}
+
+
+def dense(layer: Params, x: Array) -> Array:
+    return x @ layer["w"] + layer["b"]
+
+
+def q_values(params: Params, obs: Any) -> Array:
     """Q(s, a) for each action a: [..., O] -> [..., A].
 
     With dueling heads Q(s, a) = V(s) + A(s, a) - mean_a' A(s, a'), Wang et al. 2016.
@@ -426,131 +178,122 @@ def q_values(params: Params, obs: Array) -> Array:
     return q
 
 
-# %% Policy: exploit what is known, or explore
-def random_policy_fn(rng: Array, obs: Array, n_actions: int = 2) -> Array:
+# %% Policy: exploit what is known, or explore (these three signatures are the course's)
+def random_policy_fn(rng: Array, obs: Any, n_actions: int = 2) -> Array:
     """A uniformly random action: [..., O] -> [...]."""
     return random.randint(rng, obs.shape[:-1], 0, n_actions)
 
 
 @jit
-def policy_fn(rng: Array | None, params: Params, obs: Array) -> Array:
+def policy_fn(rng: Array | None, params: Params, obs: Any) -> Array:
     """The greedy action, argmax_a Q(s, a): [..., O] -> [...]; rng is not used and may be None."""
     return jnp.argmax(q_values(params, obs), axis=-1)
 
 
 @jit
-def action_fn(rng: Array, params: Params, obs: Array, epsilon: float = 0.05) -> Array:
-    """Epsilon-greedy: random with probability epsilon, else greedy; [..., O] -> [...]."""
-    action_rng, coin_rng = random.split(rng)
-    return jnp.where(
-        random.uniform(coin_rng, obs.shape[:-1]) < epsilon,
-        random_policy_fn(action_rng, obs, params["output"]["b"].size),
-        policy_fn(None, params, obs),
-    )
+def action_fn(rng: Array, params: Params, obs: Any, epsilon: float = 0.05, step: int = 0) -> Array:
+    """Epsilon-greedy: random with probability epsilon, else greedy; [..., O] -> [...].
+
+    One rng serves a whole game: fold_in makes the key of each step. Its two numbers are the coin
+    and the choice of a random action, as independent as with a key for each, and quicker.
+    """
+    coin, choice = random.uniform(random.fold_in(rng, step), (2, *obs.shape[:-1]))
+    random_action = jnp.int32(choice * q_values(params, obs).shape[-1])
+    return jnp.where(coin < epsilon, random_action, policy_fn(None, params, obs))
 
 
-@jit
-def act(rng: Array, step: int, params: Params, obs: Array, epsilon: float) -> Array:
-    """action_fn with a key of its own for each step."""
-    action: Array = action_fn(random.fold_in(rng, step), params, obs, epsilon)
-    return action
+def epsilon_at(step: int, config: Config) -> float:
+    """The share of random actions at an environment step: 1 while warming up, then falling."""
+    if step <= config.warmup_steps:
+        return 1.0
+    gone = (step - config.warmup_steps) / config.epsilon_decay
+    left = {"linear": max(0.0, 1 - gone), "exponential": np.exp(-gone)}[config.epsilon_schedule]
+    return float(left * config.epsilon_start + (1 - left) * config.epsilon_end)
 
 
-def epsilon_schedule(config: Config) -> np.ndarray:
-    """The share of random actions at each environment step: 1 while warming up, then falling."""
-    elapsed = np.arange(config.total_steps + 1) / config.epsilon_decay
-    left = {"linear": np.maximum(1 - elapsed, 0), "exponential": np.exp(-elapsed)}
-    span = config.epsilon_start - config.epsilon_end
-    epsilons: np.ndarray = config.epsilon_end + span * left[config.epsilon_schedule]
-    epsilons[: config.warmup_steps + 1] = 1
-    return epsilons
-
-
-# %% Replay: what happened is kept, and learned from in random order
-class Transition(NamedTuple):
-    """One step of the game, or with a leading B a batch of them.
+# %% Replay: what happened is kept as it happened, and learned from in random order
+class Batch(NamedTuple):
+    """What is learned from: B transitions; or one of them, without the B.
 
     `discount` is what the next observation's value counts for: gamma, or 0 if the game terminated.
-    A game cut short by its time limit goes on in the agent's eyes: its discount stays gamma.
-    With n-step returns, `reward` adds up n discounted rewards and `discount` is gamma^n or 0.
+    A game cut short by its time limit goes on in the agent's eyes (Pardo et al. 2018). With n steps
+    `reward` is sum_k gamma^k r_k, and `discount` gamma^n or 0.
     """
 
-    obs: Any  # [O]
-    action: Any  # []
-    reward: Any  # []
-    discount: Any  # []
-    next_obs: Any  # [O]
-    weight: Any = 1.0  # [], what it counts for in the loss; not stored
-    slot: Any = 0  # [], its place in the memory; not stored
+    obs: Any  # [B, O]
+    action: Any  # [B]
+    reward: Any  # [B]
+    discount: Any  # [B]
+    next_obs: Any  # [B, O]
+    weight: Any  # [B], what it counts for in the loss
+    slot: Any  # [B], its place in the memory
 
 
-def pack(t: Transition) -> bytes:
-    """A transition as one row of the memory: 2 O + 3 float32 as bytes, small and quick to copy."""
-    return np.concatenate((t.obs, t[1:4], t.next_obs), dtype=np.float32).tobytes()
+@cache
+def row_type(n_obs: int) -> np.dtype:
+    """A row of the memory: one step of the game, and how surprising it was when last replayed."""
+    names = ("obs", "action", "reward", "terminated", "truncated", "next_obs", "priority")
+    types = (f"({n_obs},)f4", "i4", "f4", "?", "?", f"({n_obs},)f4", "f4")
+    return np.dtype([*zip(names, types, strict=True)])
 
 
-def unpack(rows: Sequence[bytes]) -> Transition:
-    """The transitions in B rows of the memory, as one batch: fields [B, O] and [B]."""
-    table = np.frombuffer(b"".join(rows), np.float32).reshape(len(rows), -1)  # [B, 2 O + 3]
-    o = (table.shape[1] - 3) // 2
-    action, reward, discount = table[:, o : o + 3].T
-    return Transition(
-        table[:, :o],
-        action.astype(np.int32),
-        reward,
-        discount,
-        table[:, o + 3 :],
-        weight=np.ones_like(reward),
-        slot=np.zeros_like(action, np.int32),
-    )
+def remember(memory: deque[bytearray], *step: Any) -> None:
+    """Stores obs, action, reward, terminated, truncated, next_obs: bytes, quickly made an array."""
+    memory.append(bytearray(np.array((*step, np.inf), row_type(len(step[0])))))
 
 
-def n_step_transition(
-    window: Sequence[Any], next_obs: Array, terminated: bool, gamma: float
-) -> Transition:
-    """The transition from the first (obs, action, reward) of a window to what follows its last.
+def sample_batch(rng: Any, memory: deque, batch_size: int, config: Config, step: int = 0) -> Batch:
+    """Draws transitions with replacement, uniformly or by priority; rng is a generator of NumPy.
 
-    reward = sum_k gamma^k r_k, the n-step return but for its last value, which is added while
-    learning (Sutton & Barto 2018, chapter 7). A window of one step is a plain transition.
+    P(i) = p_i^alpha / sum_k p_k^alpha         What was never replayed has the largest p there is.
+    w_i = (N P(i))^-beta / max_j (N P(j))^-beta, j in what is drawn; beta rises to 1 (Schaul 2016)
     """
-    obs, action, _ = window[0]
-    reward = sum(gamma**k * r for k, (_, _, r) in enumerate(window))
-    return Transition(obs, action, reward, 0.0 if terminated else gamma ** len(window), next_obs)
+    rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
+    slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
+    if config.prioritized:
+        p = np.float64(rows["priority"])
+        p = np.minimum(p, np.max(p, where=np.isfinite(p), initial=1e-6)) ** config.priority_exponent
+        beta = np.interp(step, (0, config.total_steps), (config.importance_exponent, 1))
+        probability = p / p.sum()
+        slot = rng.choice(len(rows), batch_size, p=probability)
+        weight = (len(rows) * probability[slot]) ** -beta
+        weight /= weight.max()
+    obs, action = rows["obs"][slot], rows["action"][slot]
+    return Batch(obs, action, *n_step_return(rows, slot, config), weight, slot)
 
 
-def reward_to_learn(reward: float, config: Config) -> float:
-    """A reward as the agent learns from it; what is reported stays as the game gave it."""
+def prioritize(memory: deque[bytearray], batch: Batch, learner: "Learner", config: Config) -> None:
+    """With --prioritized: p_i = |error_i| + 1e-6, from now on, of what was learned from."""
+    if config.prioritized:
+        rows, dtype = list(memory), row_type(config.sizes[0])
+        errors = td_errors(learner.params, learner.target, batch, config=config)
+        for i, p in zip(batch.slot, np.abs(errors) + 1e-6, strict=True):
+            np.frombuffer(rows[i], dtype)["priority"] = p  # in place
+
+
+def n_step_return(rows: np.ndarray, slot: np.ndarray, config: Config) -> tuple[np.ndarray, ...]:
+    """reward, discount and next_obs of the n-step transitions that start at these slots.
+
+    Sutton & Barto 2018, chapter 7; not corrected for actions that the policy would not take now,
+    and of fewer steps where the episode, or what is known of it, ends.
+    """
+    rewards = reward_to_learn(rows["reward"], config)
+    over = rows["terminated"] | rows["truncated"]
+    over[-1] = True
+    reward, last = rewards[slot], slot
+    for k in range(1, config.n_step):
+        goes_on = (last == slot + k - 1) & ~over[last]
+        last = last + goes_on
+        reward = reward + goes_on * config.gamma**k * rewards[last]
+    discount = config.gamma ** (last - slot + 1) * ~rows["terminated"][last]
+    return reward.astype(np.float32), discount.astype(np.float32), rows["next_obs"][last]
+
+
+def reward_to_learn(reward: Any, config: Config) -> Any:
+    """Rewards as the agent learns from them; what is reported stays as the game gave it."""
     if config.clip_rewards:
         reward = np.clip(reward, -1, 1)
     return reward * (1 - config.gamma) if config.scale_rewards else reward
-
-
-def sample_batch(
-    rng: np.random.Generator,
-    memory: Sequence[bytes],
-    batch_size: int,
-    priorities: Sequence[float] | None = None,
-    beta: float = 0.0,
-) -> Transition:
-    """batch_size transitions drawn from the memory, with replacement: uniformly, or by priority.
-
-    P(i) = p_i / sum_k p_k          p_i = (|error| + 1e-6)^alpha        Schaul et al. 2016
-    w_i = (N P(i))^-beta / max_j (N P(j))^-beta, the maximum taken over the batch
-    """
-    shares = None if priorities is None else np.array(priorities) / np.sum(priorities)
-    slot = rng.choice(len(memory), batch_size, p=shares)
-    rows = list(memory)  # many rows: a deque would walk from an end to each of them
-    batch = unpack([rows[i] for i in slot.tolist()])
-    if shares is not None:
-        weight = (len(memory) * shares[slot]) ** -beta
-        batch = batch._replace(weight=(weight / weight.max()).astype(np.float32))
-    return batch._replace(slot=slot)
-
-
-def observation_scale(memory: Sequence[bytes]) -> np.ndarray:
-    """What observations are divided by: 1.5 standard deviations of those in the memory; [O]."""
-    spread = np.std(unpack(memory).obs, axis=0)
-    return np.where(spread > 0, 1.5 * spread, 1).astype(np.float32)
 
 
 # %% Learning: move Q(s, a) towards what the next step says it should have been
@@ -560,174 +303,129 @@ class Learner(NamedTuple):
     params: Params  # the online network
     target: Params  # its slowly following copy
     opt_state: optax.OptState
-    step: Array  # updates so far
-    td_error: Array  # [B], of the last batch
+    count: Array  # of updates so far
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015) or a relative: AdamW (Loshchilov & Hutter 2019), AMSGrad."""
     rate: Any = config.learning_rate
     if config.decay_learning_rate:
-        n_updates = config.total_steps * config.updates // config.train_every
-        rate = optax.linear_schedule(rate, 0.0, n_updates)
+        rounds = 1 + (config.total_steps - config.warmup_steps) // config.train_every
+        rate = optax.linear_schedule(rate, 0.0, rounds * config.updates)
     off = optax.identity()
-    weights = partial(tree.map, lambda x: x.ndim > 1)  # decay; biases and the scale do not
+    is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # biases and the scale do not decay
     return optax.chain(
         optax.clip(config.clip_value) if config.clip_value else off,
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else off,
         optax.flatten(optax.scale_by_amsgrad() if config.amsgrad else optax.scale_by_adam()),
-        optax.add_decayed_weights(config.weight_decay, weights) if config.weight_decay else off,
+        optax.add_decayed_weights(config.weight_decay, is_matrix) if config.weight_decay else off,
         optax.scale_by_learning_rate(rate),
     )
 
 
-@partial(jit, static_argnames=("sizes", "config"))
-def init_learner(rng: Array, *, sizes: tuple[int, ...], config: Config) -> Learner:
-    """A learner that has learned nothing; online and target network are equal."""
-    params = init_params(rng, sizes, config=config)
-    opt_state = make_optimizer(config).init(params)
-    errors = jnp.zeros(config.batch_size, jnp.float32)
-    return Learner(params, params, opt_state, jnp.int32(0), errors)
+def new_learner(config: Config) -> Learner:
+    """The learner that a run of this config starts with: online and target network are equal."""
+    init = make_optimizer(config).init
+    start = jit(lambda params: Learner(params, params, init(params), jnp.int32(0)))
+    return start(init_params(config))
 
 
-def td_error(params: Params, target: Params, t: Transition, *, config: Config = Config()) -> Array:
-    """Temporal-difference error y - Q(s, a) of one transition; a scalar.
+def measure_scale(learner: Learner, memory: deque[bytearray], config: Config) -> Learner:
+    """Divides observations by 1.5 standard deviations of those in the memory, from now on."""
+    rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
+    spread = 1.5 * np.std(rows["obs"], axis=0, dtype=np.float64)
+    scale = {"scale": np.where(spread > 1e-6, spread, 1).astype(np.float32)}
+    return learner._replace(params=learner.params | scale, target=learner.target | scale)
 
-    y = r + discount * Q(s', argmax_a' Q(s', a'; params); target)
 
-    Double DQN (van Hasselt et al. 2016): the online network chooses the next action and the target
-    network judges it. Without it the target network does both, which is Mnih et al. 2015:
-    y = r + discount * max_a' Q(s', a'; target). No gradient flows into y.
+def td_error(params: Params, target: Params, t: Batch, *, config: Config) -> Array:
+    """Temporal-difference error y - Q(s, a) of one transition; a scalar. No gradient flows into y.
+
+    Double DQN, van Hasselt et al. 2016; the online network chooses, the target network judges:
+        y = r + discount * Q(s', argmax_a' Q(s', a'; params); target)
+    Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target)
     """
     chex.assert_equal_shape([t.obs, t.next_obs])
     chex.assert_shape([t.action, t.reward, t.discount], ())
     next_action = jnp.argmax(q_values(params if config.double else target, t.next_obs))
     y = t.reward + t.discount * q_values(target, t.next_obs)[next_action]
-    error: Array = lax.stop_gradient(y) - q_values(params, t.obs)[t.action]
-    return error
-
-
-def loss_fn(
-    params: Params, target: Params, batch: Transition, *, config: Config = Config()
-) -> tuple[Array, Array]:
-    """Mean loss of a batch's temporal-difference errors, a scalar, and these errors [B]."""
-    errors = vmap(partial(td_error, config=config), (None, None, 0))(params, target, batch)
-    losses = {"huber": optax.huber_loss, "squared": optax.squared_error}[config.loss](errors)
-    return jnp.mean(batch.weight * losses), errors
+    return lax.stop_gradient(y) - q_values(params, t.obs)[t.action]
 
 
 @partial(jit, static_argnames="config")
-def update_fn(learner: Learner, batch: Transition, *, config: Config = Config()) -> Learner:
+def td_errors(params: Params, target: Params, batch: Batch, *, config: Config) -> Array:
+    """td_error of each transition in a batch; [B]."""
+    return vmap(partial(td_error, config=config), (None, None, 0))(params, target, batch)
+
+
+def loss_fn(params: Params, target: Params, batch: Batch, *, config: Config) -> Array:
+    """Mean loss of a batch's temporal-difference errors; a scalar."""
+    loss = {"huber": optax.huber_loss, "squared": optax.squared_error}[config.loss]
+    return jnp.mean(batch.weight * loss(td_errors(params, target, batch, config=config)))
+
+
+@partial(jit, static_argnames="config")
+def update_fn(learner: Learner, batch: Batch, *, config: Config) -> Learner:
     """One gradient step on one batch, and one step of the target network towards the online one.
 
-    target <- (1 - tau) target + tau params after every target_period updates: softly with a small
-    tau and period 1, hard with tau 1 and a long period.
+    target <- (1 - tau) target + tau params, after every target_period updates
     """
-    params, target, opt_state, step, _ = learner
-    grads, errors = grad(partial(loss_fn, config=config), has_aux=True)(params, target, batch)
+    params, target, opt_state, count = learner
+    grads = grad(loss_fn)(params, target, batch, config=config)
     updates, opt_state = make_optimizer(config).update(grads, opt_state, params)
-    params, step = optax.apply_updates(params, updates), step + 1
+    params, count = optax.apply_updates(params, updates), count + 1
     followed = optax.incremental_update(params, target, config.tau)
     if config.target_period > 1:
-        followed = optax.periodic_update(followed, target, step, config.target_period)
-    return Learner(params, followed, opt_state, step, errors)
+        followed = optax.periodic_update(followed, target, count, config.target_period)
+    return Learner(params, followed, opt_state, count)
 
 
 @partial(jit, static_argnames="config")
-def update_round(learner: Learner, batches: Transition, *, config: Config) -> tuple[Learner, Array]:
-    """update_fn on U batches in turn, fields [U, B, ...]; and all TD errors [U, B]."""
-
-    def update(learner: Learner, batch: Transition) -> tuple[Learner, Array]:
-        learner = update_fn(learner, batch, config=config)
-        return learner, learner.td_error
-
-    return lax.scan(update, learner, batches)
+def update_round(learner: Learner, batch: Batch, *, config: Config) -> Learner:
+    """U updates, each on its share of the batch [U B, ...]: one compiled call is quicker than U."""
+    batches = tree.map(lambda x: x.reshape(config.updates, -1, *x.shape[1:]), batch)
+    return lax.scan(lambda x, b: (update_fn(x, b, config=config), None), learner, batches)[0]
 
 
-# %% Environment: from here on things happen
-def stream(seed: int, name: str, step: int = 0) -> int:
-    """A seed of its own for each consumer of random numbers, all from the seed of the run.
-
-    Training uses init, agent, game and memory, and at each evaluation's step evaluation and
-    confirmation; the agent that comes out is scored with report and recorded with gif.
-    """
-    return int(np.random.SeedSequence([seed, step, *name.encode()]).generate_state(1)[0])
-
-
-new_key = partial(random.key, impl="rbg")  # the kind of key that is quickest to compile and to use
-
-
+# %% Games: from here on things happen
 def make_game(config: Config, **options: Any) -> gym.Env:
     """The game, with observations as one vector, discrete actions, and episodes that end."""
     env = gym.make(config.env_id, **options)
-    if isinstance(env.action_space, gym.spaces.Box):
-        # DiscretizeAction takes the centres of its bins: wider bins, so that the outermost centres
-        # are the strongest actions there are.
-        low, high, dtype = env.action_space.low, env.action_space.high, env.action_space.dtype
-        margin = (high - low) / (2 * (config.action_bins - 1))
-        wider = gym.spaces.Box(low - margin, high + margin, dtype=dtype)
-        env = gym.wrappers.TransformAction(env, lambda a: np.clip(a, low, high), wider)
-        env = gym.wrappers.DiscretizeAction(env, config.action_bins, multidiscrete=False)
-    space = env.observation_space
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) > 1:
-        env = gym.wrappers.FlattenObservation(env)
-    endless = env.spec is None or env.spec.max_episode_steps is None
+    space, bins = env.action_space, config.action_bins
+    if isinstance(space, gym.spaces.Box) and space.is_bounded():
+        grid = np.linspace(space.low.ravel(), space.high.ravel(), bins, dtype=space.dtype)
+        n = grid.shape[1]  # numbers in an action; each has so many bins
+        env = gym.wrappers.TransformAction(
+            env,
+            lambda a: grid[np.unravel_index(a, (bins,) * n), range(n)].reshape(space.shape),
+            gym.spaces.Discrete(bins**n),
+        )
+    env = gym.wrappers.FlattenObservation(env)
+    endless = not getattr(env.spec, "max_episode_steps", None)
     return gym.wrappers.TimeLimit(env, 1_000) if endless else env
 
 
-def make_games(config: Config, n: int) -> gym.vector.VectorEnv:
-    """n games that are played side by side."""
-    if config.env_id == "CartPole-v1":  # all of them as one NumPy program
-        return gym.make_vec(config.env_id, n)
-    return gym.vector.SyncVectorEnv([partial(make_game, config)] * n)
-
-
-def game_sizes(config: Config) -> tuple[int, int]:
-    """How many numbers an observation of the game has, and how many actions there are.
-
-    Raises BadInput if there is no such game, or if it is none for a Deep Q-Network.
-    """
-    try:
-        env = make_game(config)
-        if not isinstance(env.action_space, gym.spaces.Discrete) or env.action_space.start:
-            raise ValueError(f"its actions are {env.action_space}")
-        return gym.spaces.flatdim(env.observation_space), int(env.action_space.n)
-    except Exception as error:
-        raise BadInput(
-            "--env-id must be a game of Gymnasium with vectors to see and actions to choose from, "
-            f"not {config.env_id!r}: {one_line(error)}"
-        ) from None
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, as one line of plain letters."""
-    return f"{ascii(str(error))[1:-1]:.200}"
-
-
-def new_learner(config: Config) -> Learner:
-    """The learner that a run of this config starts with."""
-    n_obs, n_actions = game_sizes(config)
-    rng = new_key(stream(config.seed, "init"))
-    sizes = (n_obs, *config.hidden, n_actions)
-    learner: Learner = init_learner(rng, sizes=sizes, config=config)
-    return learner
-
-
-to_device = jit(lambda params: params)  # parameters from a file; once, not at each step
+def derive_seed(seed: int, purpose: str, step: int = 0) -> int:
+    """A seed of its own for each consumer of random numbers, all from the seed of the run."""
+    return int(np.random.SeedSequence([seed, step, *purpose.encode()]).generate_state(1)[0])
 
 
 def evaluate(
-    seed: int, params: Params | None, episodes: int = 100, *, config: Config
+    params: Params | None, episodes: int, purpose: str = "report", step: int = 0, *, config: Config
 ) -> np.ndarray:
-    """Returns of greedy episodes, played side by side; float64 [episodes].
+    """Returns of greedy episodes, fresh ones for each seed, purpose and step; float64 [episodes].
 
-    Depends on nothing but its arguments. Without parameters it is a random agent that plays.
+    Without parameters a random agent plays. Raises FloatingPointError if they are not finite.
     """
-    params = to_device(params)
-    envs = make_games(config, episodes)
-    obs, _ = envs.reset(seed=seed)
-    envs.action_space.seed(seed)
-    returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
+    if not all(np.isfinite(leaf).all() for leaf in tree.leaves(params)):
+        raise FloatingPointError("the parameters are not finite: try a smaller --learning-rate")
+    if config.env_id == "CartPole-v1":
+        envs = gym.make_vec(config.env_id, episodes)  # all games in one NumPy program
+    else:
+        envs = gym.vector.SyncVectorEnv([partial(make_game, config)] * episodes)
+    envs.action_space.seed(derive_seed(config.seed, f"{purpose} actions", step))
+    obs, _ = envs.reset(seed=derive_seed(config.seed, purpose, step))
+    returns, running = np.zeros(episodes), np.ones(episodes, bool)
     while running.any():  # each game's first episode counts; what it plays after that does not
         actions = envs.action_space.sample() if params is None else policy_fn(None, params, obs)
         obs, rewards, terminated, truncated, _ = envs.step(np.asarray(actions))
@@ -737,124 +435,67 @@ def evaluate(
     return returns
 
 
-def goal(config: Config) -> float:
-    """The mean return that counts as solved; infinite if nobody has said."""
-    threshold = gym.spec(config.env_id).reward_threshold
-    return next((g for g in (config.target_return, threshold) if g is not None), math.inf)
-
-
+# %% Training: act, remember, learn, evaluate
 class History(NamedTuple):
     """What happened during training."""
 
-    episodes: list[tuple[int, float]]  # environment step at the end, return
+    lengths: list[int]  # of the episodes, in environment steps
+    returns: list[float]  # of the episodes
     evaluations: list[tuple[int, float]]  # environment step, mean greedy return
-    last: Params  # parameters at the end, which need not be the best
+    score: float  # the mean greedy return of the parameters that training has returned
 
 
-def progress_bar(total_steps: int) -> tqdm:
-    """A bar for a terminal; in a log file it shows its start and its end alone."""
-    return tqdm(
-        total=total_steps,
-        desc="training",
-        bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
-        mininterval=0.1 if sys.stderr.isatty() else 3600,
-    )
+def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
+    """Trains an agent; returns its best-evaluated parameters, or its last, and what happened.
 
-
-def train(config: Config, bar: tqdm | None = None) -> tuple[Params, History]:
-    """Trains an agent; returns its best-evaluated parameters and what happened.
-
-    Stops early once a greedy evaluation is perfect and is confirmed, on fresh episodes. The agent
-    that plays there, and is returned, is the target network. Writes nothing but its progress bar.
-
-    Raises FloatingPointError if the parameters do not stay finite.
+    The agent that is evaluated, and returned, is the target network, which follows the
+    online one and is steadier. Writes nothing but its progress bar, unless quiet.
     """
-    seed, env, bar = config.seed, make_game(config), bar or progress_bar(config.total_steps)
-    agent_rng = new_key(stream(seed, "agent"))
-    memory_rng = np.random.default_rng(stream(seed, "memory"))
-    memory: deque[bytes] = deque(maxlen=config.memory_size)
-    priorities: deque[float] = deque(maxlen=config.memory_size)
-    window: deque[Any] = deque()  # the last n steps
-    epsilons, learner = epsilon_schedule(config), new_learner(config)
-    best, best_score, max_priority = learner.params, -math.inf, 1.0
-    episodes, evaluations = [], []
-
-    def mean_return(purpose: str, episodes: int) -> float:
-        """Of the target network: a running average of the online one, hence steadier."""
-        eval_seed = stream(seed, purpose, step)
-        return float(evaluate(eval_seed, learner.target, episodes, config=config).mean())
-
-    obs, _ = env.reset(seed=stream(seed, "game"))
-    episode_return = 0.0
-    for step in range(1, config.total_steps + 1):
+    env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, "train")
+    memory: deque[bytearray] = deque(maxlen=config.memory_size)
+    learner, evaluations = new_learner(config), []
+    chosen, chosen_score = learner.target, -np.inf
+    agent_rng = random.key(derive_seed(config.seed, "agent"))
+    rng = np.random.default_rng(derive_seed(config.seed, "memory"))
+    play, bar = partial(evaluate, config=config), progress_bar(config.total_steps, quiet)
+    obs, _ = env.reset(seed=derive_seed(config.seed, "game"))
+    for step in bar:
         # Act.
-        epsilon = float(epsilons[step])
-        action = int(act(agent_rng, step, learner.params, obs, epsilon))
+        action = int(action_fn(agent_rng, learner.params, obs, epsilon_at(step, config), step))
         next_obs, reward, terminated, truncated, _ = env.step(action)
-        episode_over = terminated or truncated
-        episode_return += float(reward)
-        bar.update()
 
-        # Remember. Only what has terminated has no future; a time limit just ends the episode.
-        window.append((obs, action, reward_to_learn(float(reward), config)))
-        while window and (len(window) == config.n_step or episode_over):
-            memory.append(pack(n_step_transition(window, next_obs, terminated, config.gamma)))
-            priorities.append(max_priority)
-            window.popleft()
-        obs = next_obs
-        if episode_over:
-            episodes.append((step, episode_return))
-            obs, _ = env.reset()
-            episode_return = 0.0
+        # Remember.
+        remember(memory, obs, action, reward, terminated, truncated, next_obs)
+        obs = env.reset()[0] if terminated or truncated else next_obs
 
         # Learn.
         if step == config.warmup_steps and config.normalize:
-            params = learner.params | {"scale": observation_scale(memory)}
-            learner = learner._replace(params=params, target=params)
+            learner = measure_scale(learner, memory, config)
         if step >= config.warmup_steps and step % config.train_every == 0:
-            batch = sample_batch(  # [U B, ...]
-                memory_rng,
-                memory,
-                config.updates * config.batch_size,
-                priorities if config.prioritized else None,
-                np.interp(step, (0, config.total_steps), (config.importance_exponent, 1)),
-            )
-            batches = tree.map(lambda x: x.reshape(config.updates, -1, *x.shape[1:]), batch)
-            learner, errors = update_round(learner, batches, config=config)  # [U, B]
-            if config.prioritized:
-                renewed = np.array(priorities)
-                renewed[batch.slot] = (np.abs(errors).ravel() + 1e-6) ** config.priority_exponent
-                priorities = deque(renewed, maxlen=config.memory_size)
-                max_priority = renewed.max()
-            if not all(np.isfinite(leaf).all() for leaf in tree.leaves(learner.params)):
-                raise FloatingPointError(
-                    f"parameters are no longer finite after {step} steps: "
-                    "try a smaller --learning-rate"
-                )
+            batch = sample_batch(rng, memory, config.updates * config.batch_size, config, step)
+            learner = update_round(learner, batch, config=config)
+            prioritize(memory, batch, learner, config)
 
         # Evaluate.
-        if step % config.eval_every and step < config.total_steps:
-            continue
-        score = mean_return("evaluation", config.eval_episodes)
-        evaluations.append((step, score))
-        if score > best_score:
-            best, best_score = learner.target, score
-        recent = np.mean([r for _, r in episodes[-100:]] or [math.nan])
-        bar.set_postfix_str(
-            f"epsilon {epsilon:.2f}, return {recent:.0f}, greedy {score:.0f}", refresh=False
-        )
-        perfect = config.early_stop and score >= goal(config)
-        if perfect and mean_return("confirmation", config.confirm_episodes) >= goal(config):
-            best = learner.target
-            break
-    bar.total -= config.total_steps - step  # what was not needed
-    bar.refresh()
+        if step % config.eval_every == 0 or step == config.total_steps:
+            score = play(learner.target, config.eval_episodes, "evaluation", step).mean()
+            if config.early_stop and score >= config.target_return:  # the best of many may be luck
+                score = play(learner.target, config.confirm_episodes, "confirmation", step).mean()
+            evaluations.append((step, float(score)))
+            if score > chosen_score or not config.keep_best:
+                chosen, chosen_score = learner.target, float(score)
+            show(bar, epsilon_at(step, config), env.return_queue, score)
+            if step == config.total_steps or config.early_stop and score >= config.target_return:
+                bar.total = step  # the rest was not needed
+                break
     env.close()
-    return best, History(episodes, evaluations, learner.target)
+    return chosen, History([*env.length_queue], [*env.return_queue], evaluations, chosen_score)
 
 
 # %% Files: each is made in memory, then put in place in one step
-MAX_BYTES, MAX_OPCODES = 2**24, 10_000  # of a parameter file
+FILES = ("params.pkl", "agent.gif", "random.gif", "learning_curve.png", "hand-in.zip")
+MAX_BYTES, MAX_INSTRUCTIONS, MAX_WORD = 2**24, 100_000, 10_000  # of a parameter file
+GIF_SECONDS, FRAME_MS = 10, 80
 
 
 def write(path: Path, data: bytes) -> None:
@@ -868,336 +509,340 @@ def write(path: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def save_params(
-    path: Path | str, params: Params, *, config: Config, score: float | None = None
-) -> None:
-    """Writes parameters and what is needed to play them, as builtins and NumPy arrays alone.
-
-    `score` is the mean return of the evaluation that chose them.
-    """
-    arrays = tree.map(np.asarray, params)
-    [layers] = arrays["hidden"].values()
+def save_params(path: Path | str, params: Params, *, config: Config, score: float = np.nan) -> None:
+    """Writes parameters, and what is needed to play them, as builtins and NumPy arrays alone."""
     content = {
         "env_id": config.env_id,
-        "sizes": [len(arrays["scale"]), *(len(x["b"]) for x in (*layers, arrays["output"]))],
-        "params": arrays,
-        "sha256": digest(arrays),
-        "config": {f.name: getattr(config, f.name) for f in fields(config) if f.compare},
-        "seed": config.seed,
+        "options": as_options(config),
         "score": score,
         "versions": {name: version(name) for name in ("jax", "optax", "gymnasium", "numpy")},
+        "params": tree.map(lambda leaf: np.array(leaf, "<f4", order="C"), params),
     }
-    write(Path(path), pickle.dumps(content, protocol=4))
-
-
-def digest(params: Params) -> str:
-    """A checksum: one changed bit in a parameter gives another one."""
-    leaves = (np.asarray(leaf).tobytes() for leaf in tree.leaves(params))
-    return hashlib.sha256(b"".join(leaves)).hexdigest()
-
-
-class Pickled:
-    """What a parameter file may build: it keeps what it is given, and runs nothing."""
-
-    def __init__(self, *args: Any) -> None:
-        self.args = args
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class ParamsUnpickler(pickle.Unpickler):
-    """Knows the three names that a pickled NumPy array consists of, and no other."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy.core", "numpy._core")  # as NumPy 1 calls it
-        if (module, name) not in {
-            ("numpy", "dtype"),
-            ("numpy", "ndarray"),
-            ("numpy._core.multiarray", "_reconstruct"),
-        }:
-            raise ValueError(f"it would run {module}.{name}")
-        return Pickled
-
-
-def to_array(pickled: Pickled, *shape: int) -> np.ndarray:
-    """The float32 array of this shape that a Pickled stands for; ValueError if it is another."""
-    _, its_shape, dtype, fortran, data = pickled.state
-    if its_shape != shape or dtype.args[0] != "f4" or dtype.state[1] != "<":
-        raise ValueError(f"an array is not float32 of shape {shape}")
-    array = np.frombuffer(data, "<f4").reshape(shape, order="F" if fortran else "C")
-    if not np.isfinite(array).all():
-        raise ValueError("an array is not finite")
-    return array
-
-
-def to_params(content: Any) -> Params:
-    """The parameters in the content of a parameter file; ValueError, or another, if it is wrong."""
-    stored, sizes = content["params"], content["sizes"]
-    [(activation, layers)] = stored["hidden"].items()
-    if activation not in ACTIVATIONS or len(layers) != len(sizes) - 2:
-        raise ValueError(f"its layers {sizes} are not there")
-
-    def to_dense(layer: Any, n: int, m: int) -> Params:
-        return {"w": to_array(layer["w"], n, m), "b": to_array(layer["b"], m)}
-
-    params: Params = {
-        "scale": to_array(stored["scale"], sizes[0]),
-        "hidden": {activation: list(map(to_dense, layers, sizes, sizes[1:]))},
-        "output": to_dense(stored["output"], *sizes[-2:]),
-    }
-    if "value" in stored:
-        params["value"] = to_dense(stored["value"], sizes[-2], 1)
-    if not (params["scale"] > 0).all():
-        raise ValueError("its scale is not positive")
-    if digest(params) != content["sha256"]:
-        raise ValueError("its checksum is wrong")
-    return params
+    data = pickle.dumps(content, protocol=4)
+    write(Path(path), data + hashlib.sha256(data).digest())  # which pickle.load does not read
 
 
 def load_params(path: Path | str, config: Config | None = None) -> Params:
-    """The parameters that save_params wrote, for `policy_fn`.
+    """The parameters that save_params wrote, for `policy_fn`; for the game of `config`, if given.
 
-    Safe with a file from a stranger: no code of the file's choice runs, not even NumPy's, and
-    memory is bounded. Raises BadInput, a ValueError, if anything is wrong with the file, or if
-    it is not for the game of `config`, if that is given.
+    Safe with a file from a stranger, for it is not unpickled: its instructions are listed, and none
+    is run. Shapes and structure are those that init_params gives with the file's options.
+    Raises BadInput, a ValueError, if anything is wrong with the file.
     """
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise ValueError(f"it is larger than {MAX_BYTES >> 20} MiB")
-        for n, (opcode, argument, _) in enumerate(pickletools.genops(data)):  # runs nothing
-            if n > MAX_OPCODES or ("PUT" in opcode.name and (argument or 0) > MAX_OPCODES):
-                raise ValueError("it asks for too much time or memory")
-        content = ParamsUnpickler(io.BytesIO(data)).load()
-        params = to_params(content)
-        env_id, sizes = content["env_id"], content["sizes"]
-        game = config or Config(env_id=env_id, action_bins=content["config"]["action_bins"])
-        if env_id != game.env_id or env_id not in gym.registry:
-            raise ValueError(f"it is for the game {env_id}, which is another --env-id")
-        if (sizes[0], sizes[-1]) != game_sizes(game):
-            raise ValueError(f"its layers {sizes} do not fit the game {env_id}")
-        return params
+        if len(data) > MAX_BYTES or hashlib.sha256(data[:-32]).digest() != data[-32:]:
+            raise ValueError(f"its checksum is wrong, or it is larger than {MAX_BYTES} bytes")
+        listed = [x for _, x, _ in itertools.islice(pickletools.genops(data), MAX_INSTRUCTIONS)]
+        words = [x[:MAX_WORD] for x in listed if isinstance(x, str)]
+        numbers = [x for x in listed if isinstance(x, bytes) and x != b"b"]  # that is NumPy's own
+        env_id, options = (words[words.index(name) + 1] for name in ("env_id", "options"))
+        if env_id != config.env_id if config else env_id not in gym.registry:
+            raise ValueError(f"it is for the game {env_id}, not the one asked for or not known")
+        bins = [f"--action-bins={config.action_bins}"] if config else []  # as they will be played
+        like = init_params(Config([*shlex.split(options), f"--env-id={env_id}", *bins]))
+        stored = tree.unflatten(tree.structure(like), numbers)
+        params = tree.map(lambda x, y: np.frombuffer(y, "<f4").reshape(x.shape), like, stored)
+        finite = np.isfinite(np.frombuffer(b"".join(numbers), "<f4")).all()
+        if not finite or not (params["scale"] > 0).all():
+            raise ValueError("its numbers are not finite, or its scale is not positive")
+        return jit(lambda params: params)(params)  # on the device, once for all
     except Exception as error:
         raise BadInput(f"{path} cannot be used: {one_line(error)}") from None
 
 
-def can_draw(config: Config) -> bool:
-    return "rgb_array" in make_game(config).metadata.get("render_modes", ())
-
-
-GIF_SECONDS = 10
-LEVELS = (0, 51, 102, 153, 204, 255)  # of red, green and blue: 216 colours are enough for a game
-
-
-def record(seed: int, params: Params, epsilon: float, *, config: Config) -> bytes:
-    """A GIF of ten seconds of play at real-time speed, with this share of random actions.
-
-    All frames share one small palette, which is far quicker than finding one for each.
-    """
-    env = make_game(config, render_mode="rgb_array")
-    rng, params = new_key(seed), to_device(params)
-    fps = env.metadata["render_fps"]
-    stride = max(1, round(fps / 12.5))  # so many frames a second look smooth enough
-    obs, _ = env.reset(seed=seed)
-    frames, seen = [], np.zeros(len(LEVELS) ** 3, bool)
-    for step in range(GIF_SECONDS * fps):
-        if step % stride == 0:  # every second pixel, as the number of its colour
-            r, g, b = np.moveaxis(np.asarray(env.render())[1::2, 1::2], -1, 0)
-            frames.append(36 * (r // 43) + 6 * (g // 43) + b // 43)
-            seen |= np.bincount(frames[-1].ravel(), minlength=seen.size) > 0
-        action = int(act(rng, step, params, obs, epsilon))
-        obs, _, terminated, truncated, _ = env.step(action)
-        if terminated or truncated:
-            obs, _ = env.reset()
+def record(path: Path, params: Params, epsilon: float, *, config: Config) -> None:
+    """Writes a GIF of ten seconds in real time: half the size, 6 levels of red, green and blue."""
+    if "rgb_array" not in make_game(config).metadata.get("render_modes", ()):
+        return  # it cannot be drawn
+    env, rng = make_game(config, render_mode="rgb_array"), random.key(config.seed)
+    fps = env.metadata.get("render_fps") or 30  # which is what RecordVideo assumes
+    frames, (obs, _) = [], env.reset(seed=derive_seed(config.seed, "gif"))
+    for step in range(round(GIF_SECONDS * fps)):
+        while len(frames) * FRAME_MS * fps < 1000 * (step + 1):  # one or more while this step lasts
+            frames.append(np.asarray(env.render())[1::2, 1::2] // 43 @ np.uint8([36, 6, 1]))
+        obs, _, terminated, truncated, _ = env.step(int(action_fn(rng, params, obs, epsilon, step)))
+        obs = env.reset()[0] if terminated or truncated else obs
     env.close()
-    place = (np.cumsum(seen) - 1).astype(np.uint8)  # in a palette of the colours that were seen
-    palette = itertools.compress(itertools.product(LEVELS, repeat=3), seen)
-    times = np.minimum(np.arange(len(frames) + 1) * stride / fps, GIF_SECONDS)
-    return iio.imwrite(
-        "<bytes>",
-        [place[frame] for frame in frames],
-        extension=".gif",
-        plugin="pillow",
-        palette=bytes(itertools.chain.from_iterable(palette)),
-        duration=(10 * np.diff(np.rint(100 * times))).astype(int).tolist(),  # a GIF counts in 10 ms
-        loop=0,
-    )
+    palette = bytes(51 * level for color in np.ndindex(6, 6, 6) for level in color)
+    gif = {"plugin": "pillow", "palette": palette, "duration": FRAME_MS, "loop": 0}
+    write(path, iio.imwrite("<bytes>", frames, extension=".gif", **gif))
 
 
 def learning_curve(history: History, *, config: Config) -> bytes:
     """A PNG of the returns during training against environment steps."""
-    figure = Figure(figsize=(8, 4), dpi=100)
-    axes = figure.add_axes((0.11, 0.13, 0.62, 0.78))  # left, bottom, width and height
-    steps, returns = np.reshape(history.episodes, (-1, 2)).T
+    figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    steps, returns = np.cumsum(history.lengths), history.returns
     mean = [np.mean(returns[max(0, n - 100) : n]) for n in range(1, len(returns) + 1)]
     axes.plot(steps, returns, ".", color="0.7", label="training episode")
     axes.plot(steps, mean, color="C0", label="mean of 100 episodes")
-    evaluations = np.reshape(history.evaluations, (-1, 2)).T
-    axes.plot(*evaluations, "o-", markersize=4, color="C1", label="greedy evaluation")
-    threshold = gym.spec(config.env_id).reward_threshold
-    if threshold is not None:
-        axes.axhline(threshold, color="0.4", ls="--", lw=1, label=f"solved ({threshold:g})")
+    axes.plot(*np.transpose(history.evaluations), "o-", ms=4, color="C1", label="greedy evaluation")
+    if np.isfinite(config.target_return):
+        axes.axhline(config.target_return, color="0.4", ls="--", lw=1, label="target return")
     axes.set(xlabel="environment steps", ylabel="return of an episode", title=config.env_id)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return to_png(figure)
 
 
 def to_png(figure: Figure) -> bytes:
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
+    figure.savefig(png := io.BytesIO(), format="png")
     return png.getvalue()
 
 
-def hand_in(folder: Path) -> bytes:
+def hand_in(out: Path) -> bytes:
     """The zip to hand in; its bytes depend on nothing but its files' bytes."""
-    here = Path(__file__).parent
-    files = [here / "main.py", here / "README.md", here / "requirements.txt"]
-    files += [folder / name for name in ("params.pkl", "agent.gif", "random.gif")]
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in filter(Path.exists, files):
-            archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes(), zipfile.ZIP_DEFLATED)
+    here = Path(globals().get("__file__", "main.py")).parent  # a notebook has no __file__
+    paths = [here / name for name in ("main.py", "README.md", "requirements.txt")]
+    paths += [out / name for name in FILES[:-1]] + sorted((here / "tests").glob("*.*"))
+    with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
+        for path in filter(Path.is_file, paths):
+            entry = zipfile.ZipInfo("tests/" * (path.parent == here / "tests") + path.name)
+            entry.create_system = 3  # as on Linux, on any system
+            archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 
-# %% Command line, its second half: a run from its options to its last word
-def table(scores: dict[str, np.ndarray]) -> str:
-    """One line for each agent: mean, standard deviation, minimum and number of its returns."""
-    lines = ["agent         mean     std     min  episodes"]
-    for agent, r in scores.items():
-        lines.append(f"{agent:10}{r.mean():8.1f}{r.std():8.1f}{r.min():8.1f}{r.size:10}")
-    return "\n".join(lines)
-
-
-def run(config: Config) -> str:
-    """One run: trains an agent, scores it and writes all files; returns what there is to say."""
-    out = Path(config.out)
-    report, gif = (stream(config.seed, name) for name in ("report", "gif"))
-    scores = {
-        "random": evaluate(report, None, config=config),
-        "untrained": evaluate(report, new_learner(config).params, config=config),
-    }
-    params, history = train(config)
-    score = max(mean for _, mean in history.evaluations)
-    save_params(out / "params.pkl", params, config=config, score=score)
-    params = load_params(out / "params.pkl", config)
-    scores["trained"] = evaluate(report, params, config=config)
-    if not config.early_stop:
-        scores["last"] = evaluate(report, history.last, config=config)
-    if can_draw(config):
-        write(out / "agent.gif", record(gif, params, 0.0, config=config))
-        write(out / "random.gif", record(gif, params, 1.0, config=config))
-    write(out / "learning_curve.png", learning_curve(history, config=config))
-    write(out / "hand-in.zip", hand_in(out))
-    written = ", ".join(name for name in FILES if (out / name).exists())
-    lines = [table(scores), f"wrote {written}", f"to {out.absolute()}"]
-    reached, steps = scores["trained"].mean(), history.evaluations[-1][0]
-    if reached < goal(config):
-        lines += [
-            f"not solved: {reached:.1f} after {steps} steps, the goal is {goal(config):g};",
-            "try more --total-steps, or another --seed",
-        ]
-    return "\n".join(lines)
-
-
-def run_evaluation(config: Config) -> str:
-    """Scores the parameters in a file and records a GIF of them."""
-    params = load_params(config.evaluate, config)
-    scores = evaluate(stream(config.seed, "report"), params, config=config)
-    if can_draw(config):
-        gif = record(stream(config.seed, "gif"), params, 0.0, config=config)
-        write(Path(config.out) / "agent.gif", gif)
-    return table({"trained": scores})
+# %% Study: does it work for every seed?
+COLUMNS = ("seed", "steps", "episodes", "seconds", "mean", "min", "returns", "options")
 
 
 def run_study(config: Config) -> str:
-    """Trains one agent for each seed, in turn; writes study.csv and study.png."""
-    seeds = range(config.seed, config.seed + config.seeds)
-    rows: list[list[Any]] = [["seed", "steps", "episodes", "seconds", "mean", "min", "success"]]
-    steps, training, tests = [], [], []
-    with progress_bar(config.total_steps * config.seeds) as bar:
-        for seed in seeds:
-            bar.set_description_str(f"seed {seed}")
-            one, start = replace(config, seed=seed, seeds=1), time.perf_counter()
-            params, history = train(one, bar)
-            seconds = time.perf_counter() - start
-            test = evaluate(stream(seed, "report"), params, config=one)
-            steps.append(history.evaluations[-1][0])
-            training.append([r for _, r in history.episodes])
-            tests.append(test)
-            numbers = (f"{x:.1f}" for x in (seconds, test.mean(), test.min()))
-            success = f"{np.mean(test >= goal(config)):.2f}"
-            rows.append([seed, steps[-1], len(training[-1]), *numbers, success])
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write(Path(config.out) / "study.csv", text.getvalue().encode())
-    write(Path(config.out) / "study.png", study_figure(seeds, training, tests, config=config))
-    solved = sum(test.mean() >= goal(config) for test in tests)
-    return "\n".join(
-        [
-            *("".join(f"{cell:>10}" for cell in row) for row in rows),
-            f"{solved} of {len(seeds)} seeds reach {goal(config):g}; steps: median "
-            f"{np.median(steps):.0f}, most {max(steps)}; mean return {np.mean(tests):.1f}",
-            f"wrote {', '.join(STUDY_FILES)} to {Path(config.out).absolute()}",
-        ]
-    )
+    """Trains an agent for each seed, a line each in study.csv; goes on where it was stopped."""
+    path, rows = Path(config.out) / "study.csv", []
+    lines = path.read_text().splitlines() if path.exists() else [",".join(COLUMNS)]
+    for seed in tqdm(range(config.seed, config.seed + config.seeds), disable=not sys.stderr):
+        agent, start = Config(f"{as_options(config)} --seed {seed}"), time.perf_counter()
+        if not any(line.endswith(as_options(agent)) for line in lines):
+            params, history = train(agent, quiet=True)
+            seconds = round(time.perf_counter() - start, 1)
+            r = evaluate(params, agent.report_episodes, config=agent)
+            row = seed, history.evaluations[-1][0], len(history.returns), seconds, r.mean(), r.min()
+            lines.append(",".join(map(str, (*row, " ".join(map(str, r)), as_options(agent)))))
+            write(path, "\n".join([*lines, ""]).encode())
+        rows += [line.split(",") for line in lines if line.endswith(as_options(agent))]
+    write(path.with_suffix(".png"), study_figure(rows, config))
+    steps, means = (np.float64([row[i] for row in rows]) for i in (1, 4))
+    text = "\n".join("".join(f"{cell:>11.9}" for cell in row[:6]) for row in (COLUMNS, *rows))
+    text += f"\n{sum(means >= config.target_return)} of {len(rows)} seeds have a mean return of "
+    text += f"{config.target_return:g} or more; steps of all: median {np.median(steps):.0f}, "
+    return f"{text}most {max(steps):.0f}\nwrote study.csv, study.png\nto {path.parent.absolute()}"
 
 
-def study_figure(
-    seeds: range, training: list[list[float]], tests: list[np.ndarray], *, config: Config
-) -> bytes:
-    """A PNG: success rate and mean return per seed, a box plot per seed, and all returns."""
+def study_figure(rows: list[list[str]], config: Config) -> bytes:
+    """A PNG: the share of seeds solved against steps, all returns, and a box with mean per seed."""
     figure = Figure(figsize=(10, 6), dpi=100, layout="constrained")
-    (rate, mean), (boxes, shares) = figure.subplots(2, 2)
-    rate.bar(seeds, [np.mean(test >= goal(config)) for test in tests], color="C1")
-    rate.set(ylabel="success rate of trained agent", ylim=(0, 1.05))
-    mean.plot(seeds, [test.mean() for test in tests], "o", color="C1", label="mean")
-    mean.plot(seeds, [test.min() for test in tests], "_", color="0.4", label="minimum")
-    mean.set(ylabel="return of trained agent")
-    mean.legend(frameon=False)
-    boxes.boxplot(training, positions=seeds, medianprops={"color": "C0"}, flierprops={"ms": 3})
-    boxes.set(ylabel="return of training episodes")
-    for axes in (rate, mean, boxes):
-        axes.set(xlabel="seed", xticks=seeds[:: len(seeds) // 20 + 1])
-        axes.set_xticklabels(axes.get_xticks())
-    before, after = np.concatenate(training), np.concatenate(tests)
-    bins = np.histogram_bin_edges(np.concatenate((before, after)), 25)
-    for returns, label, color in ((before, "training", "C0"), (after, "trained agent", "C1")):
-        weights = np.full(len(returns), 1 / len(returns))
-        shares.hist(returns, bins, weights=weights, label=label, color=color, alpha=0.7)
-    shares.set(xlabel="return, all seeds", ylabel="share of episodes")
-    shares.legend(frameon=False)
-    figure.suptitle(f"{config.env_id}, {len(seeds)} seeds")
+    axes = figure.subplot_mosaic([["share", "spread"], ["boxes", "boxes"]])
+    returns = [np.float64(row[-2].split()) for row in rows]
+    solved = sorted(int(row[1]) for row in rows if float(row[4]) >= config.target_return)
+    axes["share"].step([0, *solved], np.arange(len(solved) + 1) / len(rows), where="post")
+    axes["share"].set(xlabel="environment steps", ylabel="share of seeds solved", ylim=(0, 1.05))
+    axes["spread"].hist(np.concatenate(returns), 25)
+    axes["spread"].set(xlabel="return of trained agent, all seeds", ylabel="episodes")
+    axes["boxes"].boxplot(returns, positions=range(len(rows)), showmeans=True)
+    ticks = range(0, len(rows), len(rows) // 20 + 1)
+    axes["boxes"].set_xticks(ticks, [rows[i][0] for i in ticks], rotation=20)
+    axes["boxes"].set(xlabel="seed", ylabel="return of trained agent")
+    figure.suptitle(f"{config.env_id}, {len(rows)} seeds")
     return to_png(figure)
 
 
-def main(argv: list[str] | None = None) -> int:
+# %% Command line: from words to a Config, and from a Config to files
+GAMES = {  # what they want otherwise; a game that is not here is solved where Gymnasium says
+    "CartPole-v1": "--max-reward 1 --target-return 500",
+    "Acrobot-v1": "--max-reward 0 --target-return -82 --gamma 0.99 --epsilon-decay 5000 "
+    "--total-steps 40000 --eval-every 2048 --confirm-episodes 400",
+    "MountainCar-v0": "--max-reward 0 --target-return -104 --gamma 0.99 --epsilon-decay 36000 "
+    "--total-steps 160000 --eval-every 4096 --confirm-episodes 100 --no-normalize --n-step 3 "
+    "--tau 0.005",
+    "Pendulum-v1": "--max-reward 0 --target-return -150 --epsilon-decay 5000 --total-steps 60000 "
+    "--eval-every 4096 --confirm-episodes 300",
+}
+PRESETS = {  # options that stand for several others
+    "vanilla": "--no-double --n-step 1 --tau 1 --target-period 500 --activation relu "
+    "--no-normalize --no-optimistic --no-scale-rewards --no-decay-learning-rate",
+    "steady": "--no-early-stop --no-keep-best --gamma 0.998 --n-step 5 --epsilon-end 0.1 "
+    "--epsilon-decay 5000 --learning-rate 0.0015 --tau 0.002 --updates 64",
+}
+OPTIONS = {"--" + f.name.replace("_", "-"): f for f in fields(Config) if f.metadata}
+
+
+class BadInput(ValueError):
+    """What a user has asked for cannot be done; the message is one sentence that says why."""
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(message.removeprefix("argument "))
+
+
+def make_parser() -> Parser:
+    """A parser with an option for each field of Config, under the heading of its group."""
+    parser = Parser(
+        usage="python main.py [options]",
+        description=__doc__,
+        epilog="\n".join(f"{name} stands for {words}" for name, words in (PRESETS | GAMES).items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,  # it would end the process, also for a parameter file that asks for help
+    )
+    for flag, f in OPTIONS.items():
+        meaning, allowed, heading = f.metadata.values()
+        if heading:
+            group = parser.add_argument_group(heading)
+        text, kind = f"{meaning} (default %(default)s", type(f.default)
+        if kind is bool:
+            how: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+        elif kind is str:
+            how = {"choices": allowed} if allowed else {"metavar": "X"}
+        else:
+            how = {"type": int, "nargs": "*"} if kind is tuple else {"type": kind, "metavar": "X"}
+            text += f"; {allowed[0]:.10g} to {allowed[1]:.10g}"
+        group.add_argument(flag, default=f.default, help=f"{text})", **how)
+    return parser
+
+
+def parse_options(options: str | list[str]) -> dict[str, Any]:
+    """The fields of a Config. A later word counts more than an earlier one: hence their order."""
+    parser, words = make_parser(), shlex.split(options) if isinstance(options, str) else options
+    asked = parser.parse_args(words)
+    threshold = getattr(gym.registry.get(asked.env_id), "reward_threshold", None)
+    solved = [] if threshold is None else [f"--target-return={threshold}"]
+    presets = [PRESETS[name] for name in PRESETS if getattr(asked, name)]
+    wanted = " ".join([*solved, GAMES.get(asked.env_id, ""), *presets]).split()
+    values = vars(parser.parse_args([*wanted, *words]))
+    for flag, f in OPTIONS.items():
+        if not isinstance(f.default, (bool, str)):
+            low, high = f.metadata["allowed"]
+            for value in np.ravel(values[f.name]):
+                if not low <= value <= high:  # nor is NaN
+                    raise BadInput(f"{flag} must be from {low:.10g} to {high:.10g}, not {value}")
+    if values["seed"] + values["seeds"] > 2**32 or (values["evaluate"] and values["seeds"] > 1):
+        raise BadInput("--seeds must neither go beyond the last --seed nor stand with --evaluate")
+    return values | {"hidden": tuple(values["hidden"])}
+
+
+def as_options(config: Config) -> str:
+    """All that a run depends on, as options: Config(as_options(config)) == config."""
+    words = [f"--seed={config.seed}"]
+    for flag, f in OPTIONS.items():
+        value = getattr(config, f.name)
+        if isinstance(value, bool):
+            words += [flag if value else f"--no-{flag[2:]}"]
+        elif isinstance(value, tuple):
+            words += [flag, *map(str, value)]
+        elif f.compare:
+            words += [f"{flag}={value}"]
+    return shlex.join(words)
+
+
+def layer_sizes(config: Config) -> tuple[int, ...]:
+    """O, the sizes of the hidden layers, and A; BadInput if such a game or network will not do."""
+    try:
+        env = make_game(config)
+        n_obs, n_actions = gym.spaces.flatdim(env.observation_space), int(env.action_space.n)
+        if env.action_space.start:
+            raise ValueError(f"its actions are {env.action_space}")
+    except Exception as error:
+        text = f"--env-id must be a game with Discrete or Box actions, not {config.env_id}"
+        raise BadInput(f"{text}: {one_line(error)}") from None
+    sizes = (n_obs, *config.hidden, n_actions)
+    if sum(4 * n * m for n, m in itertools.pairwise(sizes)) > MAX_BYTES - 100_000:
+        raise BadInput(f"--hidden must be smaller: layers of {sizes} need too large a file")
+    return sizes
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, as one line of plain letters."""
+    return f"{ascii(' '.join(str(error).split()))[1:-1]:.300}"
+
+
+def progress_bar(total_steps: int, quiet: bool) -> tqdm:
+    """A bar for a terminal; in a log file it shows its start and its end alone."""
+    steps, hide = range(1, total_steps + 1), quiet or not sys.stderr
+    wait = 0.1 if not hide and sys.stderr.isatty() else 3600
+    layout = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+    return tqdm(steps, "training", initial=1, mininterval=wait, disable=hide, bar_format=layout)
+
+
+def show(bar: tqdm, epsilon: float, returns: deque[float], score: float) -> None:
+    recent = np.mean([*returns][-100:] or np.nan)
+    text = f"epsilon {epsilon:.2f}, return {recent:.0f}, greedy {score:.0f}"
+    bar.set_postfix_str(text, refresh=False)
+
+
+def run(config: Config) -> str:
+    """Trains an agent, or reads the one to evaluate; scores it and writes its files."""
+    out, play = Path(config.out), partial(evaluate, episodes=config.report_episodes, config=config)
+    scores, path, says = {}, Path(config.evaluate or out / "params.pkl"), ""
+    if not config.evaluate:
+        scores = {"random": play(None), "untrained": play(init_params(config))}
+        params, history = train(config)
+        save_params(path, params, config=config, score=history.score)
+        write(out / "learning_curve.png", learning_curve(history, config=config))
+    params = load_params(path, config)
+    scores["trained"] = play(params)
+    record(out / "agent.gif", params, 0.0, config=config)
+    if not config.evaluate:
+        record(out / "random.gif", params, 1.0, config=config)
+        write(out / "hand-in.zip", hand_in(out))
+        written = ", ".join(name for name in FILES if (out / name).exists())
+        says = f"\nwrote {written}\nto {out.absolute()}"
+        if scores["trained"].mean() < config.target_return < np.inf:
+            says += f"\nnot solved: the goal is {config.target_return:g}; try more --total-steps, "
+            says += f"now {history.evaluations[-1][0]}, or another --seed"
+    row = "\n{:10}{:8.1f}{:8.1f}{:8.1f}{:10}".format
+    rows = [row(agent, r.mean(), r.std(), r.min(), r.size) for agent, r in scores.items()]
+    return "agent         mean     std     min  episodes" + "".join(rows) + says
+
+
+def check_out(out: Path) -> None:
+    """Raises BadInput if files in the output folder cannot be written."""
+    try:
+        write(probe := out / f".main.py.{os.getpid()}", b"")
+        probe.unlink()
+    except OSError as error:
+        raise BadInput(f"--out must be writable, not {str(out)!r}: {one_line(error)}") from None
+    for name in filter(lambda name: (out / name).is_dir(), (*FILES, "study.csv", "study.png")):
+        raise BadInput(f"--out must not hold a folder {name}")
+
+
+def main(options: str | list[str] = "") -> int:
     """The command line. Returns the exit status: 0 done, 2 bad input, 1 any other failure."""
     try:
-        config = parse_config(argv)
-        game_sizes(config)  # refuses a game that cannot be played
-        sweep(config.out)
-        job = run_evaluation if config.evaluate else run_study if config.seeds > 1 else run
-        message, status = job(config), 0
+        if "--help" in options:
+            print(make_parser().format_help())
+            return 0
+        config = Config(options)
+        check_out(Path(config.out))
+        print(run_study(config) if config.seeds > 1 else run(config), flush=True)
+        return 0
     except BadInput as error:
-        message, status = f"main.py: {error}", 2
+        print(f"main.py: {error} (see --help)", file=sys.stderr)
+        return 2
     except Exception as error:
+        if isinstance(error, OSError):  # Python writes out what is left in stdout when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):  # whoever read our output has gone
+            return 0
         if sys.flags.dev_mode:
             raise
-        message = f"main.py: {type(error).__name__}: {error} (python -X dev main.py shows where)"
-        status = 1
-    try:
-        print(message, file=sys.stderr if status else sys.stdout, flush=True)
-    except BrokenPipeError:  # whoever read our output has gone; all files are written
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return status
+        text = f"{type(error).__name__}: {one_line(error)} (python -X dev main.py shows where)"
+        print(f"main.py: {text}", file=sys.stderr)
+        return 1
 
 
-if __name__ == "__main__" and not hasattr(sys, "ps1"):
-    gc.freeze()  # what is imported stays, and need not be looked at again
-    gc.enable()
-    status = main()
-    sys.stderr.flush()
-    os._exit(status)  # all files are written: taking JAX apart would only cost time
+# %% Run: with what `uv run main.py` installs beforehand
+# /// script
+# requires-python = ">=3.10"
+# dependencies = [
+#   "jax>=0.4.36,!=0.10.2", "optax>=0.2.4", "chex>=0.1.88", "gymnasium[classic-control]>=1.2.1",
+#   "numpy>=1.26", "matplotlib>=3.9", "imageio>=2.36", "tqdm>=4.66",
+# ]
+# ///
+if __name__ == "__main__" and Path(sys.argv[0]).name == Path(globals().get("__file__", "")).name:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process, wherever it is
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not closed
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold any letter
+    sys.exit(main(sys.argv[1:]))

@@ -5,9 +5,9 @@
     python tests/mutation.py --only 17    one mutant, with what the tests say
     python tests/mutation.py --options    each option of a run in turn does nothing
 
-A mutant is main.py with one small change in the cells Network, Policy, Replay or Learning: an
-operator, a number, a condition, a name or a statement; or, in the whole of main.py, an option that
-keeps its default whatever was asked for. It is killed if a test fails. Not part of the test run: a
+A mutant is main.py with one small change in the cells from Network to Training: an operator, a
+number, a condition, a name or a statement; or, in the whole of main.py, an option that keeps its
+default whatever was asked for. It is killed if a test fails. Not part of the test run: a
 hundred mutants take a quarter of an hour.
 """
 
@@ -25,8 +25,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = (ROOT / "main.py").read_text()
-CELLS = ("# %% Network", "# %% Policy", "# %% Replay", "# %% Learning")
-TESTS = ("network", "replay", "policy", "switches", "learning", "training")
+CELLS = (
+    "# %% Network",
+    "# %% Policy",
+    "# %% Replay",
+    "# %% Learning",
+    "# %% Games",
+    "# %% Training",
+)
+TESTS = ("network", "replay", "policy", "learning", "games", "training", "config")
 SLOW = "not no_random_key_is_used_twice"
 
 OPERATORS = {
@@ -55,7 +62,10 @@ NAMES = {
     "next_obs": "obs",
     "reward": "discount",
     "discount": "reward",
-    "coin_rng": "action_rng",
+    "coin": "choice",
+    "choice": "coin",
+    "terminated": "truncated",
+    "truncated": "terminated",
     "relu": "tanh",
     "silu": "relu",
     "huber_loss": "squared_error",
@@ -138,7 +148,7 @@ def dead_options():
     tree = ast.parse(SOURCE)
     config = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Config")
     options = [n for n in config.body if isinstance(n, ast.AnnAssign)]
-    for option in options[[o.target.id for o in options].index("total_steps") :]:
+    for option in options[[o.target.id for o in options].index("total_steps") : -1]:
         mutant = copy.deepcopy(tree)
         reads = (f"config.{option.target.id}", f"self.{option.target.id}")
         for node in ast.walk(mutant):
@@ -199,7 +209,7 @@ def main():
 
     def report(item):
         number, (line, description, tree) = item
-        alive = survives(tree, cells.get(line, "switches"), show=args.only is not None)
+        alive = survives(tree, cells.get(line, "learning"), show=args.only is not None)
         text = SOURCE.split("\n")[line - 1].strip()
         print(
             f"{'SURVIVED' if alive else 'killed  '} {number:4} line {line}: {description}: {text}",

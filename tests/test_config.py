@@ -1,104 +1,124 @@
-"""The configuration: one dataclass is the command line, its help and its validation."""
+"""Configuration: the same words mean the same from a shell, a notebook and a test."""
 
 import subprocess
 import sys
 from dataclasses import fields
 
 import pytest
-from conftest import ROOT, run_main
+from conftest import ROOT
 
 import main
 from main import Config
 
 
-def numeric_fields():
-    return [f for f in fields(Config) if f.metadata["allowed"].startswith(("[", "("))]
-
-
-@pytest.mark.parametrize("f", numeric_fields(), ids=lambda f: f.name)
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1e12", "1e12", "four", ""])
-def test_a_number_outside_its_range_is_refused_by_name(f, value, capsys):
-    with pytest.raises(SystemExit) as refused:
-        main.parse_config([f"{main.flag(f.name)}={value}"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--gamma 1", "--gamma nan", "--tau 0", "--seed -1", "--seed 1.5", "--updates 0",
+        "--batch-size 1e3", "--hidden 8 0", "--hidden eight", "--loss cubic", "--epsilon-end 1.1",
+        "--total-steps 200000000", "--learning-rate inf", "--sed 1", "--no-gamma", "--gamma", "7",
+        "--seed 4294967295 --seeds 2", "--seeds 2 --evaluate x.pkl", "--env-id Nowhere-v0",
+        "--hidden 1024 1024 1024 1024 1024 1024",
+    ],
+)  # fmt: skip
+def test_what_is_not_allowed_is_refused_with_one_line_that_names_the_option(words, capsys):
+    with pytest.raises(ValueError, match=words.split()[0]) as refused:
+        Config(words)
+    assert "\n" not in str(refused.value)
+    assert main.main(words) == 2
     out, err = capsys.readouterr()
-    assert refused.value.code == 2
-    assert out == ""
-    assert main.flag(f.name) in err
-    assert f.metadata["allowed"] in err
-    assert value in err or repr(float(value)) in err
-    assert err.count("\n") == 1
+    assert (out, err.count("\n")) == ("", 1)
 
 
-def test_the_command_line_sets_the_field_of_the_same_name():
-    config = main.parse_config(["--memory-size", "777", "--hidden", "8", "9", "--gamma", "0.5"])
+@pytest.mark.parametrize(
+    ("option", "low", "high"), [("gamma", 0, 0.9999), ("tau", 1e-6, 1), ("n-step", 1, 1000)]
+)
+def test_the_ends_of_a_range_are_allowed_and_the_refusal_names_them(option, low, high):
+    for value in (low, high):
+        assert getattr(Config(f"--{option} {value}"), option.replace("-", "_")) == value
+    with pytest.raises(ValueError, match=f"--{option}.*{low:g}.*{high:g}.*{high + 1}"):
+        Config(f"--{option} {high + 1}")
+
+
+def test_words_and_a_line_of_words_are_the_same():
+    config = Config("--memory-size 777 --hidden 8 9 --gamma 0.5 --no-double")
+    assert config == Config(
+        ["--memory-size", "777", "--hidden", "8", "9", "--gamma=.5", "--no-double"]
+    )
     assert (config.memory_size, config.hidden, config.gamma) == (777, (8, 9), 0.5)
-    assert main.parse_config([]) == Config()
+    assert config.sizes == (4, 8, 9, 2)
+    assert Config("--double --no-double").double is False
 
 
-def test_the_help_names_every_option_with_meaning_default_and_range(capsys):
-    with pytest.raises(SystemExit) as finished:
-        main.parse_config(["--help"])
-    assert finished.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
-    for f in fields(Config):
-        assert main.flag(f.name) in text
-        assert " ".join(f.metadata["help"].split()) in text
-        assert f.metadata["allowed"] in text
+def test_an_option_counts_more_than_a_preset_and_a_preset_more_than_the_game():
+    game = Config("--env-id MountainCar-v0")
+    assert (game.n_step, game.tau, game.target_return) == (3, 0.005, -104)
+    config = Config("--activation tanh --vanilla --env-id MountainCar-v0 --target-return 7")
+    assert (config.n_step, config.tau, config.activation, config.double) == (1, 1, "tanh", False)
+    assert config.target_return == 7
+    assert not Config("--steady").early_stop
+    assert Config("--n-step 1 --steady").n_step == 1
 
 
-@pytest.mark.parametrize(
-    ("interval", "inside", "outside"),
-    [
-        ("[0, 1)", [0, 0.5, 0.999], [-1e-9, 1, float("nan")]),
-        ("(0, 1]", [1e-9, 1], [0, 1.1]),
-        ("[1, 1e9]", [1, 1e9], [0, 1e10, float("inf")]),
-    ],
-)
-def test_an_interval_holds_what_mathematics_says(interval, inside, outside):
-    assert all(main.is_allowed(x, interval) for x in inside)
-    assert not any(main.is_allowed(x, interval) for x in outside)
+def test_a_game_that_is_not_listed_is_solved_where_gymnasium_says(monkeypatch):
+    assert Config("--env-id FrozenLake-v1").target_return == 0.7
+    assert Config("--env-id Blackjack-v1").target_return == float("inf")
+    monkeypatch.setitem(main.GAMES, "FrozenLake-v1", "--gamma 0.9")  # an entry keeps the rest
+    config = Config("--env-id FrozenLake-v1")
+    assert (config.gamma, config.target_return, config.max_reward) == (0.9, 0.7, float("inf"))
 
 
-@pytest.mark.parametrize(
-    ("argv", "words"),
-    [
-        (["--memory-size", "10"], ["--memory-size", "--batch-size", "64"]),
-        (["--sed", "1"], ["--sed"]),
-        (["--out", "main.py/runs"], ["--out", "main.py/runs"]),
-        (["--evaluate", "nowhere.pkl"], ["--evaluate", "nowhere.pkl"]),
-    ],
-)
-def test_bad_input_gets_one_sentence_and_status_2(argv, words, capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    with pytest.raises(SystemExit) as refused:
-        main.parse_config(argv)
-    err = capsys.readouterr().err
-    assert refused.value.code == 2
-    assert err.count("\n") == 1
-    assert all(word in err for word in words)
-
-
-def test_a_typo_is_answered_before_the_slow_imports(tmp_path):
-    (tmp_path / "jax.py").write_text("raise SystemExit('imported')")
-    refused = run_main("--gamma", "2", cwd=tmp_path, PYTHONPATH=str(tmp_path))
-    assert refused.returncode == 2
-    assert "imported" not in refused.stderr
+def test_a_config_as_options_is_the_same_config():
+    for words in ("", "--vanilla --hidden", "--env-id Pendulum-v1 --seed 7 --hidden 9 --no-double"):
+        again = Config(main.as_options(Config(words)))
+        assert again == Config(words)
+        assert again.seed == Config(words).seed
 
 
 def test_two_seeds_share_one_compilation():
-    assert Config(seed=1, out="a") == Config(seed=2, out="b")
-    assert hash(Config(seed=1)) == hash(Config(seed=2))
-    assert Config(gamma=0.5) != Config()
+    assert hash(Config("--seed 1 --out a")) == hash(Config("--seed 2 --out b"))
+    assert Config("--seed 1 --out a") == Config("--seed 2 --out b")
+    assert Config("--gamma 0.5") != Config()
+
+
+def test_the_help_names_every_option_with_its_meaning(capsys):
+    assert main.main("--help") == main.main(["--seed", "7", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for f in (f for f in fields(Config) if f.metadata):
+        assert "--" + f.name.replace("_", "-") in text
+        assert " ".join(f.metadata["meaning"].split()) in text
+    assert all(words in text for words in (*main.GAMES.values(), *main.PRESETS.values()))
 
 
 def test_importing_has_no_side_effects(tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import main"
+    """Nor does it choose the host's devices, windows or figures."""
+    code = (
+        f"import sys, os; sys.path.insert(0, {str(ROOT)!r}); before = dict(os.environ); "
+        "import main; "
+        "changed = {k for k, v in os.environ.items() if before.get(k) != v}; "
+        "assert not changed & {'JAX_PLATFORMS', 'SDL_VIDEODRIVER', 'MPLBACKEND'}, changed"
+    )
+    bare = {
+        k: v for k, v in main.os.environ.items() if k not in ("JAX_PLATFORMS", "SDL_VIDEODRIVER")
+    }
     done = subprocess.run(
         [sys.executable, "-W", "error", "-B", "-c", code],
         cwd=tmp_path,
+        env=bare,
         capture_output=True,
         text=True,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_docstrings_the_help_still_helps(capsys, monkeypatch):
+    monkeypatch.setattr(main, "__doc__", None)  # as python -OO leaves it
+    assert main.main("--help") == 0
+    assert "--gamma" in capsys.readouterr().out
+
+
+def test_bad_input_costs_nothing(tmp_path):
+    assert main.main(["--env-id", "Nowhere-v0", "--out", str(tmp_path / "new")]) == 2
     assert list(tmp_path.iterdir()) == []

@@ -1,154 +1,49 @@
-"""Parameter files from strangers: loaded to the same arrays, or refused with one sentence."""
+"""Parameter files from strangers: loaded to the same arrays or refused, and nothing runs."""
 
 import codecs
-import copy
+import contextlib
 import functools
+import hashlib
 import os
 import pickle
 import pickletools
 import random as stdlib_random
 import struct
 import subprocess
+import sys
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax import random, tree
+from jax import tree
 
 import main
 from main import Config
 
 pytestmark = pytest.mark.filterwarnings("error")
+CONFIG = Config("--hidden 8")
 
 
 @pytest.fixture(scope="session")
 def good(tmp_path_factory):
     """The path and the arrays of a good parameter file."""
     path = tmp_path_factory.mktemp("good") / "params.pkl"
-    params = main.init_params(random.key(0), (4, 8, 2))
-    main.save_params(path, params, config=Config(hidden=(8,)))
+    params = main.init_params(CONFIG)
+    main.save_params(path, params, config=CONFIG)
     return path, tree.map(np.asarray, params)
 
 
-def refused(path, capsys):
-    """Asserts that load_params and the command line refuse a file, and that nothing is written."""
+def sealed(data):
+    return data + hashlib.sha256(data).digest()
+
+
+def refused(path, data):
+    path.write_bytes(data)
     with pytest.raises(ValueError, match="cannot be used") as error:
         main.load_params(path)
-    assert "\n" not in str(error.value)
     assert str(error.value).isprintable()
-    capsys.readouterr()
-    before = sorted(path.parent.rglob("*"))
-    try:
-        status = main.main(["--evaluate", str(path), "--out", str(path.parent / "out")])
-    except SystemExit as exit:
-        status = exit.code
-    out, err = capsys.readouterr()
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith("main.py: ")
-    assert sorted(path.parent.rglob("*")) == before
-    return str(error.value)
-
-
-def replaced(content, value, *keys):
-    """A copy of nested content in which the item at these keys is another value."""
-    content = copy.deepcopy(content)
-    inner = content
-    for key in keys[:-1]:
-        inner = inner[key]
-    inner[keys[-1]] = value
-    return content
-
-
-OUTPUT_W = ("params", "output", "w")
-WRONG = {
-    "an object array": ("float32", lambda c: replaced(c, np.full((8, 2), None), *OUTPUT_W)),
-    "a float64 array": ("float32", lambda c: replaced(c, np.zeros((8, 2)), *OUTPUT_W)),
-    "big-endian": ("float32", lambda c: replaced(c, np.zeros((8, 2), ">f4"), *OUTPUT_W)),
-    "a wrong shape": (
-        "of shape (8, 2)",
-        lambda c: replaced(c, np.zeros((2, 8), np.float32), *OUTPUT_W),
-    ),
-    "NaN": ("finite", lambda c: replaced(c, np.full((8, 2), np.nan, np.float32), *OUTPUT_W)),
-    "infinity": ("finite", lambda c: replaced(c, np.full((8, 2), np.inf, np.float32), *OUTPUT_W)),
-    "a zero scale": ("scale", lambda c: replaced(c, np.zeros(4, np.float32), "params", "scale")),
-    "a list for an array": ("state", lambda c: replaced(c, [[0.0] * 2] * 8, *OUTPUT_W)),
-    "a JAX array": ("would run jax", lambda c: replaced(c, jnp.zeros((8, 2)), *OUTPUT_W)),
-    "no output layer": ("'w'", lambda c: replaced(c, {}, "params", "output")),
-    "too many layers": ("[4, 8, 8, 2] are not there", lambda c: replaced(c, [4, 8, 8, 2], "sizes")),
-    "wrong layer sizes": ("of shape (4, 9)", lambda c: replaced(c, [4, 9, 2], "sizes")),
-    "text for sizes": ("4,8,2 are not there", lambda c: replaced(c, "4,8,2", "sizes")),
-    "another game's sizes": (
-        "do not fit the game MountainCar-v0",
-        lambda c: replaced(c, "MountainCar-v0", "env_id"),
-    ),
-    "a game that does not exist": ("Nowhere-v0", lambda c: replaced(c, "Nowhere-v0", "env_id")),
-    "a game in a module of its own": (
-        "antigravity",
-        lambda c: replaced(c, "antigravity:CartPole-v1", "env_id"),
-    ),
-    "a number for the game": ("game 3", lambda c: replaced(c, 3, "env_id")),
-    "a game named in colour": ("x1b", lambda c: replaced(c, "\x1b[31mCartPole\n-v1", "env_id")),
-    "no game": ("env_id", lambda c: {k: v for k, v in c.items() if k != "env_id"}),
-    "a list": ("list indices", lambda c: [c]),
-    "nothing": ("NoneType", lambda c: None),
-}
-
-
-@pytest.mark.parametrize("what", WRONG)
-def test_wrong_content_is_refused_with_its_reason(what, good, tmp_path, capsys):
-    reason, spoil = WRONG[what]
-    path = tmp_path / "params.pkl"
-    path.write_bytes(pickle.dumps(spoil(pickle.loads(good[0].read_bytes())), protocol=4))
-    assert reason in refused(path, capsys)
-
-
-PUT = b"\x80\x04N" + b"r" + struct.pack("<I", 2**31) + b"."
-RAW = {
-    "an empty file": b"",
-    "text": b"these are not parameters\n",
-    "a picture": b"GIF89a" + bytes(100),
-    "a zip": b"PK\x03\x04" + bytes(100),
-    "a memo of 2^31 places": PUT,
-    "a memo of 2^31 places, in text": b"Np2147483648\n.",
-    "a string that claims 2^62 bytes": b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x.",
-    "a million opcodes": b"\x80\x04" + b"N" * 1_000_000 + b".",
-    "a deep nest": b"\x80\x04" + b"(" * 9_000 + b"l" * 9_000 + b".",
-    "a protocol from the future": b"\x80\x63N.",
-    "a persistent id": b"\x80\x04Pfile\n.",
-    "a persistent object": b"\x80\x04NQ.",
-    "an extension": b"\x80\x04\x82\x01.",
-}
-
-
-@pytest.mark.parametrize("what", RAW)
-def test_what_is_no_parameter_file_is_refused(what, tmp_path, capsys):
-    path = tmp_path / "params.pkl"
-    path.write_bytes(RAW[what])
-    refused(path, capsys)
-
-
-def test_a_missing_file_and_a_folder_are_refused(tmp_path, capsys):
-    refused(tmp_path / "missing.pkl", capsys)
-    (tmp_path / "folder").mkdir()
-    refused(tmp_path / "folder", capsys)
-
-
-def test_a_file_of_a_terabyte_is_refused_before_it_is_read(tmp_path, capsys):
-    path = tmp_path / "params.pkl"
-    with open(path, "wb") as file:
-        file.truncate(2**40)
-    refused(path, capsys)
-
-
-def test_a_good_file_for_another_game_is_refused_by_name(tmp_path):
-    path = tmp_path / "params.pkl"
-    params = main.init_params(random.key(0), (2, 8, 3))
-    main.save_params(path, params, config=Config(env_id="MountainCar-v0", hidden=(8,)))
-    assert main.load_params(path)["output"]["w"].shape == (8, 3)
-    with pytest.raises(ValueError, match="MountainCar-v0"):
-        main.load_params(path, Config())
 
 
 class Runs:
@@ -174,14 +69,12 @@ def payloads(marker):
         "codecs.open": Runs(codecs.open, str(marker), "w"),
         "builtins.open": Runs(open, str(marker), "w"),
         "nested pickle.loads": Runs(pickle.loads, nested),
-        "numpy.load": Runs(np.load, str(marker)),
         "numpy.memmap": Runs(np.memmap, str(marker), "u1", "w+", 0, 10),
-        "numpy.fromfile": Runs(np.fromfile, str(marker)),
+        "numpy.load": Runs(np.load, str(marker)),
     }
-
     for name, maker in makers.items():
-        for protocol in range(6):
-            data = pickle.dumps({"env_id": "CartPole-v1", "params": maker}, protocol)
+        for protocol in (0, 2, 4, 5):
+            data = pickle.dumps({"env_id": "CartPole-v1", "options": "", "params": maker}, protocol)
             yield f"{name}, protocol {protocol}", data
     command = shell.encode()
     yield "global", b"cos\nsystem\n(S'" + command + b"'\ntR."
@@ -189,33 +82,31 @@ def payloads(marker):
     yield "getattr chain", chain + b"(S'" + command + b"'\ntR."
     yield "inst", b"(S'" + command + b"'\nios\nsystem\n."
     yield "obj", b"(cos\nsystem\nS'" + command + b"'\no."
-    yield (
-        "stack global",
-        b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c" + bytes([len(command)]) + command + b"\x85R.",
-    )
-    yield "dotted name", b"\x80\x04\x8c\x05numpy\x8c\x0eos.path.abspath\x93."
-    yield "dtype's class", b"\x80\x04\x8c\x05numpy\x8c\x0fdtype.__class__\x93."
 
 
-def test_no_payload_runs(tmp_path, capsys):
-    marker = tmp_path / "marker"
-    path = tmp_path / "params.pkl"
-    tried = 0
+def test_no_payload_runs(tmp_path):
+    marker, path = tmp_path / "marker", tmp_path / "params.pkl"
     for name, data in payloads(marker):
-        path.write_bytes(data)
-        with pytest.raises(ValueError, match="cannot be used"):
-            main.load_params(path)
-        assert not marker.exists(), name
-        tried += 1
-    assert tried > 65
-    refused(path, capsys)
+        for file in (data, sealed(data)):
+            refused(path, file)
+            assert not marker.exists(), name
+
+
+def test_a_payload_beside_good_parameters_does_not_run_either(good, tmp_path):
+    marker, path = tmp_path / "marker", tmp_path / "params.pkl"
+    content = pickle.loads(good[0].read_bytes()) | {"more": Runs(os.system, f"touch {marker}")}
+    path.write_bytes(sealed(pickle.dumps(content, 4)))
+    with contextlib.suppress(ValueError):
+        main.load_params(path)
+    assert not marker.exists()
+    pickle.loads(path.read_bytes())
+    assert marker.exists()  # it was a real one
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_payloads_would_run_if_they_were_let(tmp_path):
-    """The plain loader falls for them: so the test above tests something."""
-    marker = tmp_path / "marker"
-    fell = set()
+    """The plain loader falls for them: so the tests above test something."""
+    marker, fell = tmp_path / "marker", set()
     for name, data in payloads(marker):
         try:
             result = pickle.loads(data)
@@ -232,56 +123,138 @@ def test_the_payloads_would_run_if_they_were_let(tmp_path):
     assert len(fell) >= 9
 
 
+SMILES, MANY = "\N{GRINNING FACE}".encode(), struct.pack("<I", 2**24 - 100)
+BOMBS = {
+    "a tuple doubled forty times": b"}(" + b")" + b"2\x86" * 40 + b"Nu.",
+    "a chain of duplicates": b"\x80\x04]" + b"2a" * 50_000 + b".",
+    "nested tuples": b"\x80\x04)" + b"\x85" * 5_000_000 + b".",
+    "nested lists": b"\x80\x04" + b"(" * 8_000_000 + b"l" * 8_000_000 + b".",
+    "a memo of 2^31 places": b"\x80\x04Nr" + struct.pack("<I", 2**31) + b".",
+    "a memo of 2^31 places, in text": b"Np2147483648\n.",
+    "a memo read a million times": b"\x80\x04]\x94" + b"h\x00a" * 3_000_000 + b".",
+    "bytes that claim 4 GB": b"\x80\x04B" + struct.pack("<I", 2**32 - 1) + b"x.",
+    "a text that claims 2^62 bytes": b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x.",
+    "sixteen MB of instructions": b"\x80\x04" + b"N" * (2**24 - 100) + b".",
+    "sixteen MB of smiles": b"\x80\x04X" + MANY + SMILES * (2**22 - 25) + b".",
+    "a number of sixteen MB": b"\x80\x04\x8b" + MANY + b"\x7f" * (2**24 - 100) + b".",
+    "a number of a million digits": b"I" + b"7" * 1_000_000 + b"\n.",
+    "a text of sixteen MB": b"V" + b"\\u0041" * 2_700_000 + b"\n.",
+    "a GIF": b"GIF89a" + bytes(100),
+    "nothing": b"",
+    "a persistent id": b"\x80\x04Pfile\n.",
+    "an extension": b"\x80\x04\x82\x01.",
+    "a protocol from the future": b"\x80\x63N.",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def patience(tmp_path_factory):
+    """Loads files in a process of its own; returns seconds and more megabytes than at first."""
+    code = f"""
+import json, resource, sys, time; sys.path.insert(0, {str(ROOT)!r})
+import main
+main.load_params(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = {{}}
+for path in sys.argv[2:]:
+    start = time.perf_counter()
+    try:
+        main.load_params(path)
+        what = "loaded"
+    except ValueError:
+        what = "refused"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found[path] = what, time.perf_counter() - start, (peak - before) / 1024
+print(json.dumps(found))
+"""
+    import json
+
+    folder = tmp_path_factory.mktemp("bombs")
+    main.save_params(folder / "good", main.init_params(CONFIG), config=CONFIG)
+    names = {}
+    for number, (what, data) in enumerate(BOMBS.items()):
+        for kind, file in (("bare", data), ("sealed", sealed(data))):
+            names[str(folder / f"{number}-{kind}")] = what
+            (folder / f"{number}-{kind}").write_bytes(file[: 2**24 - 1] if kind == "bare" else file)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder / "good"), *names],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {names[path] + path[-6:]: row for path, row in json.loads(done.stdout).items()}
+
+
+def test_every_bomb_is_refused_within_a_second_and_a_hundred_megabytes(patience):
+    assert len(patience) == 2 * len(BOMBS)
+    for what, (outcome, seconds, megabytes) in patience.items():
+        assert outcome == "refused", what
+        assert seconds < 3, what  # one on a quiet machine
+        assert megabytes < 100, what
+
+
+def test_a_missing_file_a_folder_and_a_terabyte_are_refused(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with open(tmp_path / "terabyte", "wb") as file:
+        file.truncate(2**40)
+    for name in ("missing", "folder", "terabyte"):
+        with pytest.raises(ValueError, match="cannot be used"):
+            main.load_params(tmp_path / name)
+
+
 def same_or_refused(path, arrays):
-    """Whether a file was loaded, to parameters of the same structure; or else was refused."""
     try:
         loaded = main.load_params(path)
-    except main.BadInput:
+    except ValueError:
         return False
     assert tree.structure(loaded) == tree.structure(arrays)
+    assert all(tree.leaves(tree.map(np.array_equal, loaded, arrays)))
     return True
 
 
-def equal(path, arrays):
-    return all(tree.leaves(tree.map(np.array_equal, main.load_params(path), arrays)))
-
-
 def test_a_file_cut_at_any_byte_is_refused(good, tmp_path):
-    data, path = good[0].read_bytes(), tmp_path / "params.pkl"
+    data = good[0].read_bytes()
     for n in range(len(data)):
-        path.write_bytes(data[:n])
-        with pytest.raises(ValueError, match="cannot be used"):
-            main.load_params(path)
+        refused(tmp_path / "params.pkl", data[:n])
 
 
-def test_any_protocol_is_loaded_to_the_same_arrays_or_refused(good, tmp_path):
-    content, path = pickle.loads(good[0].read_bytes()), tmp_path / "params.pkl"
+def test_other_protocols_are_loaded_to_the_same_arrays_or_refused(good, tmp_path):
+    content, path, loaded = pickle.loads(good[0].read_bytes()), tmp_path / "params.pkl", []
     for protocol in range(6):
-        path.write_bytes(pickle.dumps(content, protocol))
-        assert not same_or_refused(path, good[1]) or equal(path, good[1])
-    path.write_bytes(pickletools.optimize(good[0].read_bytes()))
-    assert equal(path, good[1])
+        path.write_bytes(sealed(pickle.dumps(content, protocol)))
+        loaded.append(same_or_refused(path, good[1]))
+    assert loaded[4]
+    path.write_bytes(sealed(pickletools.optimize(good[0].read_bytes()[:-32])))
+    assert same_or_refused(path, good[1])
 
 
-def test_a_thousand_mutations_are_loaded_to_the_same_arrays_or_refused(good, tmp_path):
-    """A file with a changed byte is refused, or the byte did not matter to the arrays."""
-    rng, data = stdlib_random.Random(0), good[0].read_bytes()
-    path = tmp_path / "params.pkl"
-    for _ in range(1000):
+@pytest.mark.parametrize("seal", [False, True])
+def test_a_thousand_mutations_are_loaded_to_the_same_arrays_or_refused(good, tmp_path, seal):
+    """A changed byte is noticed; with a right checksum it may only be another number."""
+    rng, data, path = stdlib_random.Random(0), good[0].read_bytes()[:-32], tmp_path / "params.pkl"
+    for _ in range(500):
         mutant = bytearray(data)
         for _ in range(rng.choice((1, 1, 2, 8))):
             mutant[rng.randrange(len(mutant))] = rng.randrange(256)
-        path.write_bytes(mutant)
-        assert not same_or_refused(path, good[1]) or equal(path, good[1])
+        path.write_bytes(
+            sealed(bytes(mutant)) if seal else bytes(mutant) + good[0].read_bytes()[-32:]
+        )
+        try:
+            loaded = main.load_params(path)
+        except ValueError:
+            continue
+        assert tree.structure(loaded) == tree.structure(good[1])
+        if not seal:
+            assert all(tree.leaves(tree.map(np.array_equal, loaded, good[1])))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_any_edit_is_loaded_to_the_same_arrays_or_refused(good, tmp_path_factory, data):
     original = good[0].read_bytes()
     start = data.draw(st.integers(0, len(original)))
     stop = data.draw(st.integers(start, min(len(original), start + 20)))
-    edited = original[:start] + data.draw(st.binary(max_size=20)) + original[stop:]
     path = tmp_path_factory.getbasetemp() / "edited.pkl"
-    path.write_bytes(edited)
-    assert not same_or_refused(path, good[1]) or equal(path, good[1])
+    path.write_bytes(original[:start] + data.draw(st.binary(max_size=20)) + original[stop:])
+    same_or_refused(path, good[1])

@@ -2,32 +2,31 @@
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from conftest import state, table
+from conftest import remembered, state, table
 from jax import grad, jit, tree
 
 import main
-from main import Config, Learner, Transition
+from main import Batch, Config, Learner
 
 GAMMA = 0.5
 ONLINE = [[0.0, 0.0], [3.0, 5.0]]  # in state 1 the online network prefers action 1
 TARGET = [[0.0, 0.0], [8.0, 2.0]]  # and the target network action 0
 
 
-def step(action=0, reward=1.0, discount=GAMMA, s=0, s2=1, n=2):
-    return Transition(
-        state(s, n),
-        np.int32(action),
-        np.float32(reward),
-        np.float32(discount),
-        state(s2, n),
-        np.float32(1),
-        np.int32(0),
-    )
+def step(action=0, reward=1.0, discount=GAMMA, s=0, s2=1, weight=1.0):
+    numbers = np.float32(reward), np.float32(discount)
+    return Batch(state(s), np.int32(action), *numbers, state(s2), np.float32(weight), np.int32(0))
 
 
 def batch(*transitions):
-    return Transition(*map(np.stack, zip(*transitions, strict=True)))
+    return Batch(*map(np.stack, zip(*transitions, strict=True)))
+
+
+def learner(q, config, target=None):
+    params, target = (tree.map(jnp.asarray, table(x)) for x in (q, target or q))
+    return Learner(params, target, main.make_optimizer(config).init(params), jnp.int32(0))
 
 
 @pytest.mark.parametrize(
@@ -41,71 +40,63 @@ def batch(*transitions):
     ],
 )
 def test_the_td_error_equals_the_one_worked_by_hand(t, error):
-    assert main.td_error(table(ONLINE), table(TARGET), t) == pytest.approx(error)
+    assert main.td_error(table(ONLINE), table(TARGET), t, config=Config()) == pytest.approx(error)
 
 
-def test_the_loss_is_the_mean_of_huber_losses():
-    transitions = batch(step(reward=0.5, discount=0.0), step(reward=3.0, discount=0.0))
-    loss, errors = main.loss_fn(table(ONLINE), table(TARGET), transitions)
-    assert loss == pytest.approx((0.5 * 0.5**2 + (3.0 - 0.5)) / 2)
-    assert errors.tolist() == [0.5, 3.0]
+def test_without_double_dqn_the_target_network_chooses_for_itself():
+    error = main.td_error(table(ONLINE), table(TARGET), step(), config=Config("--no-double"))
+    assert error == 1 + 0.5 * 8
 
 
-def test_the_loss_and_the_update_judge_by_the_target_network():
-    transitions = batch(step(s=1, action=0, s2=1))  # y = 1 + Q(s', 1; target) / 2 = 2
-    loss, errors = main.loss_fn(table(ONLINE), table(TARGET), transitions)
-    assert errors.tolist() == [2.0 - 3.0]
-    x = learner(ONLINE, Config())._replace(target=tree.map(jnp.asarray, table(TARGET)))
-    assert main.update_fn(x, transitions).td_error.tolist() == [2.0 - 3.0]
+@pytest.mark.parametrize(
+    ("words", "loss"), [("", (0.5 * 0.5**2 + 2.5) / 2), ("--loss squared", (0.5**2 + 9) / 2)]
+)
+def test_the_loss_is_the_mean_of_the_losses(words, loss):
+    transitions = step(reward=0.5, discount=0.0), step(reward=3.0, discount=0.0)
+    found = main.loss_fn(table(ONLINE), table(TARGET), batch(*transitions), config=Config(words))
+    assert found == pytest.approx(loss)
 
 
-def test_no_gradient_flows_into_the_target():
-    transitions = batch(step())
-    into_target = grad(main.loss_fn, argnums=1, has_aux=True)(
-        table(ONLINE), table(TARGET), transitions
-    )[0]
-    assert all(not leaf.any() for leaf in tree.leaves(into_target))
+def test_importance_weights_weigh_the_loss():
+    transitions = batch(step(reward=0.5, discount=0.0), step(reward=3, discount=0.0, weight=0.25))
+    found = main.loss_fn(table(ONLINE), table(TARGET), transitions, config=Config())
+    assert found == pytest.approx((0.5 * 0.5**2 + 0.25 * 2.5) / 2)
+
+
+def test_no_gradient_flows_into_the_target_nor_into_the_scale():
+    for argnums in (0, 1):
+        g = grad(main.loss_fn, argnums)(
+            table(ONLINE), table(TARGET), batch(step()), config=Config()
+        )
+        assert not g["scale"].any()
+    assert all(not leaf.any() for leaf in tree.leaves(g))
 
 
 def test_the_gradient_reaches_the_chosen_action_alone():
-    into_params = grad(main.loss_fn, has_aux=True)(
-        table(ONLINE), table(TARGET), batch(step(action=1))
-    )[0]
-    w = into_params["output"]["w"]
+    transitions = batch(step(action=1))
+    w = grad(main.loss_fn)(table(ONLINE), table(TARGET), transitions, config=Config())["output"][
+        "w"
+    ]
     assert w[0, 1] != 0
     assert np.count_nonzero(w) == 1
-    assert not into_params["scale"].any()
 
 
-def learner(q, config):
-    params = tree.map(jnp.asarray, table(q))
-    return Learner(
-        params,
-        params,
-        main.make_optimizer(config).init(params),
-        jnp.int32(0),
-        jnp.zeros(config.batch_size),
-    )
-
-
-def fixed_point(transitions, q, **options):
-    config = Config(
-        learning_rate=0.02, tau=0.1, total_steps=3000, warmup_steps=1, batch_size=1, **options
-    )
+def fixed_point(transitions, q):
+    config = Config("--learning-rate 0.02 --tau 0.1 --total-steps 3000 --warmup-steps 1")
     x = learner(q, config)
     for _ in range(3000):
         x = main.update_fn(x, transitions, config=config)
-    return np.asarray(x.params["output"]["w"] + x.params["output"]["b"]), x
+    return np.asarray(x.params["output"]["w"] + x.params["output"]["b"])
 
 
 def test_a_terminal_reward_is_learned_as_it_is():
-    q, _ = fixed_point(batch(step(action=0, reward=0.7, discount=0.0)), [[0, 0], [0, 0]])
+    q = fixed_point(batch(step(action=0, reward=0.7, discount=0.0)), [[0, 0], [0, 0]])
     assert q[0, 0] == pytest.approx(0.7, abs=0.01)
 
 
 def test_an_endless_loop_is_worth_its_geometric_series():
     loops = batch(*(step(s=s, action=a, s2=s, reward=1.0) for s in (0, 1) for a in (0, 1)))
-    q, _ = fixed_point(loops, [[0, 0], [0, 0]])
+    q = fixed_point(loops, [[0, 0], [0, 0]])
     assert q == pytest.approx(np.full((2, 2), 1 / (1 - GAMMA)), abs=0.02)
 
 
@@ -116,18 +107,18 @@ def test_value_flows_back_from_the_best_next_action():
         step(s=1, action=0, s2=1, reward=0.0, discount=0.0),
         step(s=1, action=1, s2=1, reward=1.0, discount=0.0),
     )
-    q, _ = fixed_point(chain, [[0, 0], [0, 0]])
+    q = fixed_point(chain, [[0, 0], [0, 0]])
     assert q == pytest.approx(np.array([[0.5, 0.7], [0.0, 1.0]]), abs=0.02)
 
 
-@pytest.mark.parametrize("period", [1, 2, 3])
+@pytest.mark.parametrize("period", [1, 3])
 def test_the_target_network_moves_by_tau_every_period(period):
-    config = Config(tau=0.25, target_period=period)
+    config = Config(f"--tau 0.25 --target-period {period}")
     x = learner(ONLINE, config)
     for n in range(1, 7):
         before = x
         x = main.update_fn(x, batch(step(reward=9.0)), config=config)
-        assert x.step == n
+        assert x.count == n
         for new, old, online in zip(
             *map(tree.leaves, (x.target, before.target, x.params)), strict=True
         ):
@@ -135,39 +126,74 @@ def test_the_target_network_moves_by_tau_every_period(period):
             np.testing.assert_allclose(new, expected, rtol=1e-6)
 
 
-def test_the_input_scale_is_never_learned():
-    _, x = fixed_point(batch(step(), step(s=1, action=1)), ONLINE)
-    np.testing.assert_array_equal(x.params["scale"], np.ones(2))
-
-
-def test_the_learning_rate_falls_linearly_to_zero():
-    config = Config(learning_rate=0.5, total_steps=640, train_every=64, updates=64)
-    optimizer = main.make_optimizer(config)
-    params = {"w": jnp.zeros(())}
-    opt_state, moves = optimizer.init(params), []
-    advance = jit(optimizer.update)
-    for _ in range(641):
-        updates, opt_state = advance({"w": jnp.ones(())}, opt_state, params)
-        moves.append(-float(updates["w"]))
-    assert moves[0] == pytest.approx(0.5, rel=1e-3)  # Adam's step is the learning rate itself
-    assert moves[320] == pytest.approx(0.25, rel=1e-3)
-    assert moves[640] == pytest.approx(0, abs=1e-6)
-
-
 def test_a_round_is_its_updates_one_after_the_other():
-    config = Config(batch_size=2)
-    first, second = batch(step(), step()), batch(step(reward=3.0), step(s=1))
-    batches = Transition(*map(np.stack, zip(first, second, strict=True)))
-    one = main.update_fn(learner(ONLINE, config), first, config=config)
-    one = main.update_fn(one, second, config=config)
-    both, errors = main.update_round(learner(ONLINE, config), batches, config=config)
+    config = Config("--updates 2 --batch-size 2")
+    first, second = (step(), step()), (step(reward=3.0), step(s=1))
+    one = main.update_fn(learner(ONLINE, config), batch(*first), config=config)
+    one = main.update_fn(one, batch(*second), config=config)
+    both = main.update_round(learner(ONLINE, config), batch(*first, *second), config=config)
     for a, b in zip(tree.leaves(one), tree.leaves(both), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
-    np.testing.assert_allclose(errors[1], one.td_error, rtol=1e-5)
 
 
-def test_online_and_target_network_start_equal():
-    x = main.init_learner(main.random.key(0), sizes=(4, 8, 2), config=Config())
-    for a, b in zip(tree.leaves(x.params), tree.leaves(x.target), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert x.step == 0
+def test_online_and_target_network_start_equal_and_get_the_same_scale():
+    config = Config()
+    x = main.new_learner(config)
+    steps = [(np.float32([i, 0.1, -i, 2 * i]), 0, 0.0, False, False, np.zeros(4)) for i in (1, 5)]
+    steps *= 500  # rounding must not make a deviation of what never changes
+    y = main.measure_scale(x, remembered(steps), config)
+    for learner in (x, y):
+        for a, b in zip(tree.leaves(learner.params), tree.leaves(learner.target), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert x.params["scale"].tolist() == [1, 1, 1, 1]
+    assert y.params["scale"].tolist() == [3, 1, 3, 6]  # deviations 2, 0, 2, 4; 0 does not divide
+    assert x.count == 0
+
+
+# The optimiser
+def moves(words, gradients, params=None):
+    """What the optimiser adds to a parameter for each of these gradients in turn."""
+    optimizer = main.make_optimizer(Config(words))
+    params = params or {"w": jnp.zeros(np.shape(gradients[0]))}
+    opt_state, found, advance = optimizer.init(params), [], jit(optimizer.update)
+    for gradient in gradients:
+        updates, opt_state = advance({"w": jnp.float32(gradient)}, opt_state, params)
+        found.append(np.asarray(updates["w"]))
+    return found
+
+
+def test_the_learning_rate_falls_linearly_to_zero_at_the_last_update_or_stays():
+    words = "--learning-rate 0.5 --total-steps 64 --warmup-steps 10 --train-every 4 --updates 2"
+    rounds = len([s for s in range(1, 65) if s >= 10 and s % 4 == 0])
+    falling = moves(words, [1.0] * (2 * rounds + 1))  # Adam's step is the learning rate itself
+    assert falling == pytest.approx(-0.5 * np.linspace(1, 0, 2 * rounds + 1), abs=1e-4)
+    staying = moves(f"{words} --no-decay-learning-rate", [1.0] * 30)
+    assert staying == pytest.approx([-0.5] * 30, abs=1e-4)
+
+
+def test_clipping_by_value_and_by_norm_differ(monkeypatch):
+    monkeypatch.setattr(optax, "scale_by_adam", optax.identity)  # it hides a gradient's size
+    base = "--learning-rate 1 --no-decay-learning-rate"
+    gradient, norm = np.array([3.0, 0.4, -4.0]), np.sqrt(9 + 0.16 + 16)
+    assert -moves(base, [gradient])[0] == pytest.approx(gradient)
+    assert -moves(f"{base} --clip-value 1", [gradient])[0] == pytest.approx([1, 0.4, -1])
+    assert -moves(f"{base} --clip-norm 1", [gradient])[0] == pytest.approx(gradient / norm)
+
+
+def test_weight_decay_shrinks_weights_and_neither_biases_nor_the_target():
+    config = Config("--weight-decay 0.1 --learning-rate 0.5 --no-decay-learning-rate --tau 1e-6")
+    x = learner(ONLINE, config, TARGET)
+    x.params["output"]["b"] += 1
+    x = main.update_fn(x, batch(step(weight=0)), config=config)
+    np.testing.assert_allclose(x.params["output"]["w"], 0.95 * np.float32(ONLINE), rtol=1e-6)
+    np.testing.assert_allclose(x.params["output"]["b"], 1)
+    np.testing.assert_allclose(x.params["scale"], 1)
+    np.testing.assert_allclose(x.target["output"]["w"], TARGET, rtol=1e-5)
+
+
+def test_amsgrad_remembers_the_largest_gradient():
+    plain, amsgrad = (
+        moves(f"--no-decay-learning-rate {words}", [100.0] + [0.1] * 3000)[-1]
+        for words in ("", "--amsgrad")
+    )
+    assert -amsgrad < -plain / 5

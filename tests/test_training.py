@@ -1,36 +1,16 @@
-"""The environment: evaluation, the training loop, and what it remembers."""
+"""Training: what is acted on, remembered, learned and evaluated; what is returned, and when."""
 
-from dataclasses import replace
+import resource
+from collections import deque
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import Glimpse
+from conftest import TINY, Glimpse
 from jax import tree
 
 import main
 from main import Config
-
-SHORT = Config(total_steps=1500, warmup_steps=200, hidden=(8,), eval_every=500, eval_episodes=3)
-
-
-class Corridor(gym.Env):
-    """Walks 1, 2, 3, ...; terminates at 4 on even episodes, else is cut short after 6 steps."""
-
-    observation_space = gym.spaces.Box(-1, 100, (1,), np.float32)
-    action_space = gym.spaces.Discrete(2)
-    episode = -1
-
-    def reset(self, *, seed=None, options=None):
-        self.episode, self.at = self.episode + 1, 0
-        return np.float32([0]), {}
-
-    def step(self, action):
-        self.at += 1
-        return np.float32([self.at]), 1.0, self.at == 4 and self.episode % 2 == 0, False, {}
-
-
-gym.register("Corridor-v0", Corridor, max_episode_steps=6)
 
 
 class Echo(Glimpse):
@@ -61,137 +41,204 @@ gym.register("Echo-v0", Echo)
 gym.register("TwoSteps-v0", TwoSteps)
 
 
-def q_values_after_training(env_id, states):
-    options = {"normalize": False, "optimistic": False, "early_stop": False, "gamma": 0.5}
-    params, _ = main.train(replace(SHORT, env_id=env_id, hidden=(32,), **options))
+def q_values_after_training(words, states):
+    base = "--total-steps 1500 --warmup-steps 200 --hidden 32 --eval-every 1500 --eval-episodes 3"
+    config = Config(f"{base} --no-normalize --no-early-stop --gamma 0.5 {words}")
+    params, _ = main.train(config, quiet=True)
     return main.q_values(params, np.float32(states)[:, None]) / (1 - 0.5)  # rewards are scaled
 
 
 def test_training_learns_what_each_observation_asks_for():
-    q = q_values_after_training("Echo-v0", [-1, 1])
+    q = q_values_after_training("--env-id Echo-v0", [-1, 1])
     assert q == pytest.approx(np.array([[1, 0], [0, 1]]), abs=0.1)
 
 
-def test_training_carries_a_reward_back_through_time():
-    q = q_values_after_training("TwoSteps-v0", [0, 1])
+@pytest.mark.parametrize("words", ["", "--n-step 2", "--prioritized --dueling"])
+def test_training_carries_a_reward_back_through_time(words):
+    q = q_values_after_training(f"--env-id TwoSteps-v0 {words}", [0, 1])
     assert q == pytest.approx(np.array([[0.5, 0.5], [1, 1]]), abs=0.1)
 
 
-@pytest.fixture
-def remembered(monkeypatch):
-    """Every transition that a short training in the corridor stores."""
+def test_what_happened_is_remembered_as_it_happened(monkeypatch):
+    """The true last observation of an episode; the first of the next; raw rewards."""
     kept = []
-    pack = main.pack
-    monkeypatch.setattr(main, "pack", lambda t: kept.append(t) or pack(t))
-    main.train(replace(SHORT, env_id="Corridor-v0", gamma=0.9, total_steps=300))
-    return kept
+    monkeypatch.setattr(main, "remember", lambda memory, *step: kept.append(step))
+    monkeypatch.setattr(main, "update_round", lambda learner, batch, config: learner)
+    monkeypatch.setattr(main, "sample_batch", lambda *a: None)
+    main.train(Config(f"{TINY} --env-id Corridor-v0 --no-normalize"), quiet=True)
+    obs, action, reward, terminated, truncated, next_obs = (
+        np.ravel(x).tolist() for x in zip(*kept[:10], strict=True)
+    )
+    assert obs == [0, 1, 2, 3, 0, 1, 2, 3, 4, 5]
+    assert next_obs == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6]
+    assert set(reward) == {1}
+    assert terminated == [False] * 3 + [True] + [False] * 6
+    assert truncated == [False] * 9 + [True]
+    assert len(kept) == 300
+    assert kept[10][0] == 0
+    assert set(action) == {0, 1}
 
 
-def test_the_last_observation_of_an_episode_is_the_true_one(remembered):
-    assert [t.next_obs[0] for t in remembered[:10]] == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6]
-    assert all(t.next_obs[0] == t.obs[0] + 1 for t in remembered)
+def scored(monkeypatch, words, evaluations, confirmations=()):
+    """Trains while evaluations have these means; returns what was played and what came of it."""
+    scores = {"evaluation": iter(evaluations), "confirmation": iter(confirmations)}
+    played = []
 
+    def fake(params, episodes, purpose="report", step=0, *, config):
+        played.append((purpose, step, episodes, params))
+        return np.array([next(scores[purpose])])
 
-def test_an_episode_starts_at_its_own_first_observation(remembered):
-    assert [t.obs[0] for t in remembered[:11]] == [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 0]
-
-
-def test_termination_discounts_to_zero_and_a_time_limit_does_not(remembered):
-    discounts = [float(t.discount) for t in remembered[:10]]
-    assert discounts == pytest.approx([0.9, 0.9, 0.9, 0.0] + 6 * [0.9])
-
-
-def test_rewards_are_scaled_so_that_values_stay_within_one_reward(remembered):
-    assert [float(t.reward) for t in remembered[:3]] == pytest.approx([0.1] * 3)
-
-
-def test_history_holds_every_episode_and_every_evaluation():
-    _, history = main.train(SHORT)
-    steps, returns = np.transpose(history.episodes)
-    assert np.diff(np.r_[0, steps]).tolist() == returns.tolist()  # each CartPole step gives 1
-    assert [step for step, _ in history.evaluations] == [500, 1000, 1500]
-
-
-def test_training_returns_the_best_evaluated_parameters(monkeypatch):
-    scores, seen = iter([3.0, 7.0, 5.0]), []
-
-    def fake(seed, params, episodes, *, config):
-        seen.append(params)
-        return np.array([next(scores)])
-
-    monkeypatch.setattr(main, "evaluate", fake)
-    best, _ = main.train(SHORT)
-    assert best is seen[1]
+    with monkeypatch.context() as patch:
+        patch.setattr(main, "evaluate", fake)
+        params, history = main.train(Config(f"{TINY} {words}"), quiet=True)
+    return [p[:3] for p in played], [p[3] for p in played], params, history
 
 
 def test_training_stops_when_a_perfect_evaluation_is_confirmed(monkeypatch):
-    scores, played = iter([500.0, 499.0, 500.0, 500.0]), []
-
-    def fake(seed, params, episodes, *, config):
-        played.append(episodes)
-        return np.array([next(scores)])
-
-    monkeypatch.setattr(main, "evaluate", fake)
-    _, history = main.train(replace(SHORT, confirm_episodes=70))
-    assert [step for step, _ in history.evaluations] == [500, 1000]
-    assert played == [3, 70, 3, 70]
+    played, agents, params, history = scored(monkeypatch, "", [500, 500], [499, 500])
+    both = [("evaluation", 100, 3), ("confirmation", 100, 5)]
+    assert played == [*both, ("evaluation", 200, 3), ("confirmation", 200, 5)]
+    assert params is agents[-1]
+    assert history.evaluations == [(100, 499), (200, 500)]
+    assert history.score == 500
 
 
-def test_the_same_seed_trains_the_same_agent_and_another_seed_another():
-    one, same, other = (main.train(replace(SHORT, seed=s)) for s in (0, 0, 1))
-    assert one[1][:2] == same[1][:2]
-    assert all(tree.leaves(tree.map(np.array_equal, one[0], same[0])))
-    assert one[1][:2] != other[1][:2]
+def test_a_refused_confirmation_counts_for_what_it_was(monkeypatch):
+    """A lucky evaluation is not handed in: its score is the mean of its confirmation."""
+    _, agents, params, history = scored(monkeypatch, "", [500, 450, 400], [300])
+    assert params is agents[2]
+    assert history.score == 450
 
 
-def test_evaluation_depends_on_its_own_seed_alone():
-    params = main.train(SHORT)[0]
-    one, same, other = (main.evaluate(s, params, 5, config=SHORT).tolist() for s in (5, 5, 6))
-    assert one == same != other
+def test_the_best_evaluated_parameters_are_returned_or_the_last(monkeypatch):
+    _, agents, params, history = scored(monkeypatch, "", [3, 7, 5])
+    assert (params is agents[1], history.score) == (True, 7)
+    _, agents, params, history = scored(monkeypatch, "--no-keep-best", [3, 7, 5])
+    assert (params is agents[2], history.score) == (True, 5)
 
 
-def test_evaluation_plays_each_game_as_one_game_alone_would_play():
-    config = replace(SHORT, env_id="Corridor-v0")
-    assert main.evaluate(0, None, 4, config=config).tolist() == [4.0] * 4  # even episodes terminate
+def test_steady_trains_on_and_hands_in_its_last_parameters(monkeypatch):
+    played, agents, params, history = scored(monkeypatch, "--steady", [500, 500, 499])
+    assert [p[:2] for p in played] == [("evaluation", s) for s in (100, 200, 300)]
+    assert (params is agents[2], history.score) == (True, 499)
 
 
-def test_a_random_agent_scores_about_22():
-    returns = main.evaluate(0, None, 2000, config=SHORT)
-    assert returns.mean() == pytest.approx(22.3, abs=1.5)
+def test_training_stops_at_its_target_return(monkeypatch):
+    for target, steps in (("495", 300), ("490", 100)):
+        _, _, _, history = scored(monkeypatch, f"--target-return {target}", [490] * 3, [490] * 3)
+        assert history.evaluations[-1][0] == steps
 
 
-def test_epsilon_is_one_while_warming_up_then_falls_to_its_end():
-    epsilons = main.epsilon_schedule(
-        Config(warmup_steps=100, epsilon_start=0.9, epsilon_end=0.1, epsilon_decay=400)
-    )
-    assert set(epsilons[:101]) == {1.0}
-    assert epsilons[[200, 400, 5000]] == pytest.approx([0.5, 0.1, 0.1])
+def test_the_online_network_acts_and_the_target_network_is_evaluated(monkeypatch):
+    learners, acted, played = [], [], []
+    learn, act = main.update_round, main.action_fn
 
+    def watch(learner, batch, *, config):
+        learners.append(learn(learner, batch, config=config))
+        return learners[-1]
 
-def test_streams_of_random_numbers_are_independent():
-    names = ["init", "agent", "game", "memory", "evaluation", "confirmation", "report", "gif"]
-    seeds = {
-        main.stream(seed, name, step) for seed in range(5) for name in names for step in (0, 1)
-    }
-    assert len(seeds) == 80
-    assert main.stream(3, "evaluation", 7) == main.stream(3, "evaluation", 7)
+    def watch_action(rng, params, *rest):
+        acted.append((len(learners), params))
+        return act(rng, params, *rest)
 
-
-def test_the_agent_that_is_evaluated_is_the_target_network(monkeypatch):
-    learners, played = [], []
-    learn = main.update_round
-
-    def watch(*args, **kwargs):
-        learners.append(learn(*args, **kwargs)[0])
-        return learn(*args, **kwargs)
-
-    def fake(seed, params, episodes, *, config):
+    def fake(params, episodes, purpose="report", step=0, *, config):
         played.append((params, learners[-1].target))
         return np.zeros(1)
 
     monkeypatch.setattr(main, "update_round", watch)
+    monkeypatch.setattr(main, "action_fn", watch_action)
     monkeypatch.setattr(main, "evaluate", fake)
-    main.train(SHORT)
+    main.train(Config(TINY), quiet=True)
+    assert len(learners) == 5
+    assert all(params is learners[n - 1].params for n, params in acted if n)
     assert len(played) == 3
-    for params, target in played:
-        assert all(tree.leaves(tree.map(np.array_equal, params, target)))
+    assert all(params is target for params, target in played)
+
+
+def test_the_scale_is_measured_once_and_can_be_off():
+    params, _ = main.train(Config(TINY), quiet=True)
+    assert np.all(params["scale"] != 1)
+    params, _ = main.train(Config(f"{TINY} --no-normalize"), quiet=True)
+    assert np.all(params["scale"] == 1)
+
+
+def test_confirmation_never_replays_the_episodes_of_an_evaluation_nor_does_the_report(monkeypatch):
+    seeds, real = [], gym.make_vec
+
+    def make(*args, **kwargs):
+        envs = real(*args, **kwargs)
+        reset = envs.reset
+        envs.reset = lambda **k: seeds.append(k["seed"]) or reset(**k)
+        return envs
+
+    monkeypatch.setattr(gym, "make_vec", make)
+    config = Config(f"{TINY} --target-return 5 --confirm-episodes 3 --no-keep-best")
+    params, history = main.train(config, quiet=True)
+    main.evaluate(params, 3, config=config)
+    assert len(history.evaluations) == 1
+    assert len(set(seeds)) == 3
+
+
+def test_history_holds_every_episode_and_every_evaluation():
+    _, history = main.train(Config(TINY), quiet=True)
+    assert history.lengths == history.returns  # each CartPole step gives 1
+    assert 250 < sum(history.lengths) <= 300
+    assert [step for step, _ in history.evaluations] == [100, 200, 300]
+
+
+def test_the_same_seed_trains_the_same_agent_and_another_seed_another():
+    one, same, other = (main.train(Config(f"{TINY} --seed {s}"), quiet=True) for s in (0, 0, 1))
+    assert one[1] == same[1] != other[1]
+    assert all(tree.leaves(tree.map(np.array_equal, one[0], same[0])))
+
+
+def test_the_memory_has_its_size_and_forgets(monkeypatch):
+    sizes, sample = [], main.sample_batch
+
+    def watch(rng, memory, *rest):
+        sizes.append(len(memory))
+        assert isinstance(memory, deque)
+        return sample(rng, memory, *rest)
+
+    monkeypatch.setattr(main, "sample_batch", watch)
+    main.train(Config(f"{TINY} --memory-size 180"), quiet=True)
+    assert sizes == [100, 150, 180, 180, 180]
+
+
+def test_training_shows_its_bar_and_nothing_else(capfd):
+    main.train(Config(TINY))
+    out, err = capfd.readouterr()
+    assert out == ""
+    lines = [line for line in err.replace("\r", "\n").split("\n") if line.strip()]
+    assert len(lines) <= 4  # a log file is not flooded
+    assert all(line.startswith("training") for line in lines)
+    assert all(word in lines[-1] for word in ("300/300", "epsilon", "return", "greedy"))
+    main.train(Config(TINY), quiet=True)
+    assert capfd.readouterr() == ("", "")
+
+
+AGENTS = {  # of the course's documents: each is flags alone
+    "a": "--hidden 100 50 --loss squared --clip-value 1 --memory-size 10000 --batch-size 64 "
+    "--updates 128 --train-every 400",
+    "b": "--hidden 128 128 --amsgrad --weight-decay 0.01 --learning-rate 1e-4 --tau 0.005 "
+    "--target-period 1 --clip-value 5 --gamma 0.95 --memory-size 1000 --batch-size 128 "
+    "--epsilon-start 0.9 --epsilon-end 0.1 --epsilon-decay 10 --epsilon-schedule exponential "
+    "--train-every 1 --updates 1",
+    "c": "--hidden 64 64 --loss squared --learning-rate 1e-3 --tau 0.001 --target-period 1 "
+    "--train-every 4 --updates 1 --memory-size 100000 --batch-size 64",
+}
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_agents_of_the_course_are_flags_alone_and_learn(agent):
+    short = "--total-steps 500 --warmup-steps 300 --eval-every 500 --eval-episodes 2"
+    config = Config(f"--vanilla {AGENTS[agent]} {short} --target-period 1")
+    params, _ = main.train(config, quiet=True)
+    assert not np.array_equal(params["output"]["w"], main.init_params(config)["output"]["w"])
+
+
+def test_a_long_budget_takes_no_memory(monkeypatch):
+    monkeypatch.setattr(main, "evaluate", lambda *a, **k: np.array([500.0]))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    main.train(Config(f"{TINY} --total-steps 100000000"), quiet=True)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kilobytes
