@@ -9,6 +9,7 @@ from collections import deque
 from pathlib import Path
 
 import gymnasium as gym
+import jax
 import numpy as np
 import pytest
 
@@ -18,6 +19,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 import main  # noqa: E402
+
+# What the tests compile is kept for the next time; processes of their own know nothing of it.
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".pytest_cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 # A training of a second: warm-up, rounds, evaluations, and the end of the budget.
 TINY = (

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 import zipfile
 
 import imageio.v3 as iio
@@ -83,12 +84,11 @@ def test_a_spent_budget_is_no_failure_but_is_said_and_another_seed_is_another_ag
         assert (tmp_path / "1" / name).read_bytes() != (tmp_path / "2" / name).read_bytes(), name
 
 
-def test_the_handed_in_parameters_are_scored_without_training(tmp_path):
-    done = run_main("--evaluate", ROOT / "params.pkl", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert rows(done.stdout) == {"trained": [500, 0, 500, 100]}
+def test_the_handed_in_parameters_are_scored_without_training(tmp_path, capsys, quick):
+    assert main.main(["--evaluate", str(ROOT / "params.pkl"), "--out", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert (rows(out), err) == ({"trained": [500, 0, 500, 100]}, "")
     assert {p.name for p in tmp_path.iterdir()} == {"agent.gif"}
-    assert done.stderr == ""
 
 
 def test_the_committed_files_are_what_a_run_writes():
@@ -101,7 +101,7 @@ def test_the_committed_files_are_what_a_run_writes():
     assert iio.imread(ROOT / "learning_curve.png").shape[:2] == (400, 800)
 
 
-@pytest.mark.parametrize("env_id", ["Acrobot-v1", "Pendulum-v1", "FrozenLake-v1"])
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "FrozenLake-v1"])
 def test_other_games_run_and_their_files_follow(env_id, tmp_path, capsys, quick):
     assert main.main(f"{TINY} --env-id {env_id} --out '{tmp_path}'") == 0
     assert {p.name for p in tmp_path.iterdir()} == ARTIFACTS
@@ -167,24 +167,18 @@ def test_the_readmes_commands_are_shell_and_name_files_that_exist(line):
             assert (ROOT / word).exists()
 
 
-def test_cells_run_one_by_one_and_then_one_call_does_everything(tmp_path):
+def test_cells_run_one_by_one_and_then_one_call_does_everything(
+    tmp_path, monkeypatch, capsys, quick
+):
     """As a notebook runs them: as __main__, with the kernel's arguments and without __file__."""
-    code = r"""
-import re, sys, types
-sys.argv = ["kernel", "-f", "connection.json"]
-source = open(sys.argv_main, encoding="utf-8").read()
-notebook = types.ModuleType("__main__")
-sys.modules["__main__"], sys.modules["ipykernel"] = notebook, types.ModuleType("ipykernel")
-for cell in re.split(r"(?m)^(?=# %%)", source):
-    exec(compile(cell, "cell", "exec"), vars(notebook))
-assert notebook.main(sys.argv_words) == 0
-"""
-    code = code.replace("sys.argv_main", repr(str(ROOT / "main.py"))).replace(
-        "sys.argv_words", repr(TINY)
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    notebook = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", notebook)
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    monkeypatch.setattr(sys, "argv", ["kernel", "-f", "connection.json"])
+    monkeypatch.chdir(tmp_path)
+    for cell in re.split(r"(?m)^(?=# %%)", SOURCE):
+        exec(compile(cell, "cell", "exec"), vars(notebook))
+    assert list(tmp_path.iterdir()) == []  # nothing is trained until it is asked for
+    assert notebook.main(TINY) == 0
     assert {p.name for p in tmp_path.iterdir()} == ARTIFACTS
-    assert np.isfinite(rows(done.stdout)["trained"]).all()
+    assert np.isfinite(rows(capsys.readouterr().out)["trained"]).all()

@@ -180,9 +180,10 @@ def test_confirmation_never_replays_the_episodes_of_an_evaluation_nor_does_the_r
 
 
 def test_history_holds_every_episode_and_every_evaluation():
-    _, history = main.train(Config(TINY), quiet=True)
-    assert history.lengths == history.returns  # each CartPole step gives 1
-    assert 250 < sum(history.lengths) <= 300
+    _, history = main.train(Config(f"{TINY} --env-id Corridor-v0"), quiet=True)
+    assert history.lengths == history.returns == [4, 6] * 30  # each step gives 1
+    _, many = main.train(Config(f"{TINY} --env-id Glimpse-v0"), quiet=True)
+    assert many.lengths == [1] * 300
     assert [step for step, _ in history.evaluations] == [100, 200, 300]
 
 
@@ -205,16 +206,16 @@ def test_the_memory_has_its_size_and_forgets(monkeypatch):
     assert sizes == [100, 150, 180, 180, 180]
 
 
-def test_training_shows_its_bar_and_nothing_else(capfd):
+def test_training_shows_its_bar_and_nothing_else(capsys):
     main.train(Config(TINY))
-    out, err = capfd.readouterr()
+    out, err = capsys.readouterr()
     assert out == ""
     lines = [line for line in err.replace("\r", "\n").split("\n") if line.strip()]
     assert len(lines) <= 4  # a log file is not flooded
     assert all(line.startswith("training") for line in lines)
     assert all(word in lines[-1] for word in ("300/300", "epsilon", "return", "greedy"))
     main.train(Config(TINY), quiet=True)
-    assert capfd.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "")
 
 
 AGENTS = {  # of the course's documents: each is flags alone
