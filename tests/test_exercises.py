@@ -28,6 +28,7 @@ def copy(tmp_path, monkeypatch):
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, "student", module)
         spec.loader.exec_module(module)
+        module.GIF_SECONDS = 1
         return module
 
     return make

@@ -68,7 +68,11 @@ def test_continuous_actions_become_a_grid_that_reaches_the_ends():
 
 def test_episodes_of_an_endless_game_end():
     class Endless(Glimpse):
+        steps = 0
+
         def step(self, action):
+            self.steps += 1
+            assert self.steps < 5_000
             return np.float32([0]), 1.0, False, False, {}
 
     gym.register("Endless-v0", Endless)

@@ -58,17 +58,38 @@ def test_both_recordings_last_ten_seconds(finished):
         assert sum(iio.immeta(path, index=i)["duration"] for i in range(n)) == 10_000
 
 
-def test_the_zip_unpacked_elsewhere_trains_the_same_bytes_again(finished, tmp_path):
+ODD = {  # no HOME, a C locale, an ASCII terminal, no display, a notebook's plots
+    "HOME": "/proc/nowhere",
+    "XDG_CACHE_HOME": None,
+    "XDG_CONFIG_HOME": None,
+    "MPLCONFIGDIR": None,
+    "LC_ALL": "POSIX",
+    "PYTHONIOENCODING": "ascii",
+    "DISPLAY": ":99",
+    "SDL_VIDEODRIVER": None,
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "JAX_PLATFORMS": None,
+    "TERM": None,
+}
+
+
+def test_the_zip_unpacked_in_an_odd_environment_trains_the_same_bytes_again(finished, tmp_path):
     folder = tmp_path / "unpacked elsewhere, mit Ümläuten"
     with zipfile.ZipFile(finished[0] / "hand-in.zip") as archive:
         archive.extractall(folder)
     for picture in re.findall(r"\((\S+\.(?:gif|png))\)", README):
         assert (folder / picture).read_bytes() == (finished[0] / picture).read_bytes()
-    again = run_main(cwd=tmp_path, script=folder / "main.py")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    odd = ODD | {"TMPDIR": str(temporary)}
+    again = run_main("--out", tmp_path / "läufe", cwd="/", script=folder / "main.py", **odd)
     assert again.returncode == 0, again.stderr
+    assert list(temporary.iterdir()) == []
+    assert all(x.startswith("training") for x in re.split(r"[\r\n]+", again.stderr) if x)
     assert rows(again.stdout) == rows(finished[1].stdout)
     for name in ARTIFACTS:
-        assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes(), name
+        there, here = tmp_path / "läufe" / name, finished[0] / name
+        assert there.read_bytes() == here.read_bytes(), name
 
 
 def test_a_spent_budget_is_no_failure_but_is_said_and_another_seed_is_another_agent(

@@ -83,7 +83,7 @@ main.random.normal(key)
     watched = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT / "tests",
-        env=main.os.environ | {"JAX_DEBUG_KEY_REUSE": "1"},
+        env=main.os.environ | {"JAX_DEBUG_KEY_REUSE": "1", "JAX_ENABLE_X64": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -89,7 +89,7 @@ def test_other_options_are_other_rows_and_nothing_is_lost(monkeypatch, tmp_path)
     assert "of 2 seeds" in text
 
 
-@pytest.mark.parametrize(("first", "n"), [(0, 2), (4294967000, 100)])
+@pytest.mark.parametrize(("first", "n"), [(0, 2), (4294967000, 40)])
 def test_the_figure_shows_the_share_of_seeds_solved_against_steps(first, n, monkeypatch):
     figures = []
     monkeypatch.setattr(main, "to_png", figures.append)

@@ -53,7 +53,7 @@ def test_training_learns_what_each_observation_asks_for():
     assert q == pytest.approx(np.array([[1, 0], [0, 1]]), abs=0.1)
 
 
-@pytest.mark.parametrize("words", ["", "--n-step 2", "--prioritized --dueling"])
+@pytest.mark.parametrize("words", ["", "--n-step 2", "--prioritized --dueling --updates 32"])
 def test_training_carries_a_reward_back_through_time(words):
     q = q_values_after_training(f"--env-id TwoSteps-v0 {words}", [0, 1])
     assert q == pytest.approx(np.array([[0.5, 0.5], [1, 1]]), abs=0.1)
