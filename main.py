@@ -245,8 +245,9 @@ def remember(memory: deque[bytearray], *step: Any) -> None:
 def sample_batch(rng: Any, memory: deque, batch_size: int, config: Config, step: int = 0) -> Batch:
     """Draws transitions with replacement, uniformly or by priority; rng is a generator of NumPy.
 
-    P(i) = p_i^alpha / sum_k p_k^alpha         What was never replayed has the largest p there is.
-    w_i = (N P(i))^-beta / max_j (N P(j))^-beta, j in what is drawn; beta rises to 1 (Schaul 2016)
+    P(i) = p_i^alpha / sum_k p_k^alpha                                       Schaul et al. 2016
+    w_i = (N P(i))^-beta / max_j (N P(j))^-beta, j among those drawn; beta rises to 1 in the end
+    What was never replayed has the largest p there is.
     """
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
