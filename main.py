@@ -515,6 +515,7 @@ def save_params(path: Path | str, params: Params, *, config: Config, score: floa
     content = {
         "env_id": config.env_id,
         "options": as_options(config),
+        "sizes": [*config.sizes],
         "score": score,
         "versions": {name: version(name) for name in ("jax", "optax", "gymnasium", "numpy")},
         "params": tree.map(lambda leaf: np.array(leaf, "<f4", order="C"), params),

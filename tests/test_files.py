@@ -61,6 +61,7 @@ content = pickle.load(open("p.pkl", "rb"))
 check(content)
 assert content["env_id"] == "CartPole-v1" and content["score"] == 12.5
 assert "jax" in content["versions"]
+assert content["sizes"] == [4, 8, 2]
 assert "--hidden 8" in content["options"] and "--gamma=0.98" in content["options"]
 assert content["params"]["output"]["w"].shape == (8, 2)
 """
