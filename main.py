@@ -8,9 +8,9 @@ al. 2016) and optimistic initial values (Sutton & Barto 2018).
     python main.py                          train, then write params.pkl, two GIFs and a figure
     python main.py --evaluate params.pkl    score trained parameters, without training
     python main.py --seed 7 --out runs/7    another agent, in a folder of its own
-    python main.py --no-double              what does this idea buy? each one has a switch
+    python main.py --no-double              without one idea: each has a switch
     python main.py --env-id MountainCar-v0  another game
-    python main.py --seeds 10 --out study   ten agents, a table and a figure
+    python main.py --seeds 10 --compare --no-double --vanilla  what do ideas buy? on ten seeds each
     python main.py --help                   all options: meaning, default and range
 
 In a notebook, run the cells, then main("--seed 7"). The lecture: Network to Learning, and `train`.
@@ -72,10 +72,11 @@ class Config:
     env_id: str = option("CartPole-v1", "Gymnasium game to play", group="Run")
     seed: int = option(0, "decides every random number", 0, 4294967295, compare=False)
     seeds: int = option(1, "study so many seeds, from --seed on", 1, 1000, compare=False)
+    compare: tuple = option((), "study variants: each word after it, one's options", compare=False)
     evaluate: str = option("", "score this parameter file, do not train", compare=False)
     out: str = option(".", "folder that receives the files", compare=False)
     report_episodes: int = option(100, "fresh episodes that score an agent", 1, 1e5)
-    vanilla: bool = option(False, "preset: this file's ideas off, as in 2015")
+    vanilla: bool = option(False, "preset: this file's ideas off, as in 2015 (below)")
     steady: bool = option(False, "preset: train to the end, and hand in the last parameters")
     total_steps: int = option(51_200, "environment steps at most", 1, 1e8, group="Training")
     warmup_steps: int = option(512, "random steps before learning starts", 1, 1e8)
@@ -86,6 +87,7 @@ class Config:
     target_return: float = option(np.inf, "mean return that counts as solved", -1e9, np.inf)
     confirm_episodes: int = option(2_000, "fresh episodes to confirm it", 1, 1e5)
     early_stop: bool = option(True, "stop as soon as it is confirmed")
+    agent: str = option("target", "network that is evaluated, handed in", "online", "target")
     keep_best: bool = option(True, "hand in the best-evaluated parameters, not the last")
     hidden: tuple[int, ...] = option((64, 64), "sizes of its layers", 1, 1024, group="Network")
     activation: str = option("silu", "of the hidden layers", "relu", "silu", "tanh")
@@ -93,11 +95,9 @@ class Config:
     normalize: bool = option(True, "divide observations by 1.5 standard deviations")
     optimistic: bool = option(True, "start with the best Q-values there can be, if known")
     max_reward: float = option(np.inf, "the game's best reward for one step", -1e9, np.inf)
-    epsilon_start: float = option(
-        1.0, "share of random actions after the warm-up", 0, 1, group="Policy"
-    )
+    epsilon_start: float = option(1.0, "share of random actions at first", 0, 1, group="Policy")
     epsilon_end: float = option(0.05, "share of random actions in the end", 0, 1)
-    epsilon_decay: int = option(2_500, "steps it falls for, or its time constant", 1, 1e9)
+    epsilon_decay: float = option(2500.0, "steps it falls for, or its time constant", 1, 1e9)
     epsilon_schedule: str = option("linear", "how the share falls", "linear", "exponential")
     action_bins: int = option(11, "actions that stand for a continuous one", 2, 1000)
     memory_size: int = option(50_000, "transitions in the memory", 1, 1e7, group="Replay")
@@ -111,9 +111,7 @@ class Config:
     gamma: float = option(0.98, "discount of the next reward", 0, 0.9999, group="Learning")
     double: bool = option(True, "Double DQN target (van Hasselt et al. 2016)")
     tau: float = option(0.03, "share of the network that goes into its target copy", 1e-6, 1)
-    target_period: int = option(
-        1, "updates between two of the target copy, which is evaluated", 1, 1e6
-    )
+    target_period: int = option(1, "updates between two of the target copy", 1, 1e6)
     loss: str = option("huber", "of the temporal-difference error", "huber", "squared")
     learning_rate: float = option(2e-3, "of Adam", 1e-9, 1)
     decay_learning_rate: bool = option(True, "let it fall linearly to 0 over --total-steps")
@@ -166,7 +164,8 @@ def dense(layer: Params, x: Array) -> Array:
 def q_values(params: Params, obs: Any) -> Array:
     """Q(s, a) for each action a: [..., O] -> [..., A].
 
-    With dueling heads Q(s, a) = V(s) + A(s, a) - mean_a' A(s, a'), Wang et al. 2016.
+    With dueling heads Q(s, a) = V(s) + A(s, a) - mean_a' A(s, a'), as in Wang et al. 2016, whose
+    heads have hidden layers of their own; here each is one layer.
     """
     x = obs / lax.stop_gradient(params["scale"])
     [(activation, layers)] = params["hidden"].items()
@@ -308,7 +307,9 @@ class Learner(NamedTuple):
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015) or a relative: AdamW (Loshchilov & Hutter 2019), AMSGrad."""
+    """Adam (Kingma & Ba 2015), AMSGrad (Reddi et al. 2018) or AdamW (Loshchilov & Hutter 2019),
+    whose decay is here times the learning rate, as in PyTorch.
+    """
     rate: Any = config.learning_rate
     if config.decay_learning_rate:
         rounds = 1 + (config.total_steps - config.warmup_steps) // config.train_every
@@ -369,7 +370,8 @@ def loss_fn(params: Params, target: Params, batch: Batch, *, config: Config) -> 
 def update_fn(learner: Learner, batch: Batch, *, config: Config) -> Learner:
     """One gradient step on one batch, and one step of the target network towards the online one.
 
-    target <- (1 - tau) target + tau params, after every target_period updates
+    target <- (1 - tau) target + tau params, after every target_period updates: tau = 1 is the copy
+    of Mnih et al. 2015, a small tau the soft target of Lillicrap et al. 2016.
     """
     params, target, opt_state, count = learner
     grads = grad(loss_fn)(params, target, batch, config=config)
@@ -449,8 +451,7 @@ class History(NamedTuple):
 def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
     """Trains an agent; returns its best-evaluated parameters, or its last, and what happened.
 
-    The agent that is evaluated, and returned, is the target network, which follows the
-    online one and is steadier. Writes nothing but its progress bar, unless quiet.
+    The target network is evaluated: an average of recent online ones. Shows a bar, unless quiet.
     """
     env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, "train")
     memory: deque[bytearray] = deque(maxlen=config.memory_size)
@@ -479,12 +480,13 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
 
         # Evaluate.
         if step % config.eval_every == 0 or step == config.total_steps:
-            score = play(learner.target, config.eval_episodes, "evaluation", step).mean()
+            agent = learner.target if config.agent == "target" else learner.params
+            score = play(agent, config.eval_episodes, "evaluation", step).mean()
             if config.early_stop and score >= config.target_return:  # the best of many may be luck
-                score = play(learner.target, config.confirm_episodes, "confirmation", step).mean()
+                score = play(agent, config.confirm_episodes, "confirmation", step).mean()
             evaluations.append((step, float(score)))
             if score > chosen_score or not config.keep_best:
-                chosen, chosen_score = learner.target, float(score)
+                chosen, chosen_score = agent, float(score)
             show(bar, epsilon_at(step, config), env.return_queue, score)
             if step == config.total_steps or config.early_stop and score >= config.target_return:
                 bar.total = step  # the rest was not needed
@@ -606,47 +608,91 @@ def hand_in(out: Path) -> bytes:
     return buffer.getvalue()
 
 
-# %% Study: does it work for every seed?
+# %% Study: does it work for every seed, and what does each idea buy?
 COLUMNS = ("seed", "steps", "episodes", "seconds", "mean", "min", "returns", "options")
+TABLE = """ solved   mean    min  median   from     to   most  ratio  from    to  seconds  variant
+{rows}
+solved: a mean of {goal:g} or more over {episodes} fresh episodes; min: the worst episode of all
+median, most: environment steps, all that were taken if not solved; ratio: to those of the default,
+geometric mean over the same seeds; from, to: 95% bootstrap intervals; seconds: median"""
+Study = dict[str, list[np.ndarray]]  # by variant: steps [N], seconds [N] and returns [N, E]
 
 
 def run_study(config: Config) -> str:
-    """Trains an agent for each seed, a line each in study.csv; goes on where it was stopped."""
-    path, rows = Path(config.out) / "study.csv", []
-    lines = path.read_text().splitlines() if path.exists() else [",".join(COLUMNS)]
-    for seed in tqdm(range(config.seed, config.seed + config.seeds), disable=not sys.stderr):
-        agent, start = Config(f"{as_options(config)} --seed {seed}"), time.perf_counter()
-        if not any(line.endswith(as_options(agent)) for line in lines):
-            params, history = train(agent, quiet=True)
+    """Trains each variant on the same seeds, a line each in study.csv; goes on where it stopped."""
+    path, variants = Path(config.out) / "study.csv", {"default": config, **dict(config.compare)}
+    seeds, study = range(config.seed, config.seed + config.seeds), {name: [] for name in variants}
+    text = path.read_text() if path.exists() else ",".join(COLUMNS)
+    lines = {line.split(",")[-1]: line for line in text.splitlines()}  # by a run's options
+    for seed, name in tqdm([*itertools.product(seeds, study)], "study", disable=not sys.stderr):
+        agent = Config(options := as_options(Config(f"{as_options(variants[name])} --seed {seed}")))
+        if options not in lines:
+            start, (params, history) = time.perf_counter(), train(agent, quiet=True)
             seconds = round(time.perf_counter() - start, 1)
             r = evaluate(params, agent.report_episodes, config=agent)
             row = seed, history.evaluations[-1][0], len(history.returns), seconds, r.mean(), r.min()
-            lines.append(",".join(map(str, (*row, " ".join(map(str, r)), as_options(agent)))))
-            write(path, "\n".join([*lines, ""]).encode())
-        rows += [line.split(",") for line in lines if line.endswith(as_options(agent))]
-    write(path.with_suffix(".png"), study_figure(rows, config))
-    steps, means = (np.float64([row[i] for row in rows]) for i in (1, 4))
-    text = "\n".join("".join(f"{cell:>11.9}" for cell in row[:6]) for row in (COLUMNS, *rows))
-    text += f"\n{sum(means >= config.target_return)} of {len(rows)} seeds have a mean return of "
-    text += f"{config.target_return:g} or more; steps of all: median {np.median(steps):.0f}, "
-    return f"{text}most {max(steps):.0f}\nwrote study.csv, study.png\nto {path.parent.absolute()}"
+            lines[options] = ",".join(map(str, (*row, " ".join(map(str, r)), options)))
+            write(path, "\n".join([*lines.values(), ""]).encode())
+        row = lines[options].split(",")
+        study[name].append((int(row[1]), float(row[3]), np.float64(row[6].split())))
+    study = {name: [*map(np.array, zip(*rows, strict=True))] for name, rows in study.items()}
+    write(path.with_suffix(".png"), study_figure(study, config))
+    return f"{study_table(study, config)}\nwrote study.csv, study.png\nto {path.parent.absolute()}"
 
 
-def study_figure(rows: list[list[str]], config: Config) -> bytes:
-    """A PNG: the share of seeds solved against steps, all returns, and a box with mean per seed."""
-    figure = Figure(figsize=(10, 6), dpi=100, layout="constrained")
-    axes = figure.subplot_mosaic([["share", "spread"], ["boxes", "boxes"]])
-    returns = [np.float64(row[-2].split()) for row in rows]
-    solved = sorted(int(row[1]) for row in rows if float(row[4]) >= config.target_return)
-    axes["share"].step([0, *solved], np.arange(len(solved) + 1) / len(rows), where="post")
-    axes["share"].set(xlabel="environment steps", ylabel="share of seeds solved", ylim=(0, 1.05))
-    axes["spread"].hist(np.concatenate(returns), 25)
-    axes["spread"].set(xlabel="return of trained agent, all seeds", ylabel="episodes")
-    axes["boxes"].boxplot(returns, positions=range(len(rows)), showmeans=True)
-    ticks = range(0, len(rows), len(rows) // 20 + 1)
-    axes["boxes"].set_xticks(ticks, [rows[i][0] for i in ticks], rotation=20)
-    axes["boxes"].set(xlabel="seed", ylabel="return of trained agent")
-    figure.suptitle(f"{config.env_id}, {len(rows)} seeds")
+def interval(statistic: Any, values: np.ndarray) -> np.ndarray:
+    """A statistic of N seeds, then the ends of its 95% bootstrap interval: [N, ...] -> [3, ...]."""
+    samples = np.random.default_rng(0).choice(values, (len(values), 2_000))
+    ends = np.percentile(statistic(samples, axis=0), (2.5, 97.5), axis=0)
+    return np.stack([statistic(values, axis=0), *ends])
+
+
+def study_table(study: Study, config: Config) -> str:
+    rows = []
+    for name, (steps, seconds, returns) in study.items():
+        solved = sum(returns.mean(axis=1) >= config.target_return)
+        ratio = np.exp(interval(np.mean, np.log(steps / study["default"][0])))
+        row = f"{solved:3}/{len(steps):<3}{returns.mean():7.1f}{returns.min():7.1f}"
+        row += "{:8.0f}{:7.0f}{:7.0f}".format(*interval(np.median, steps)) + f"{max(steps):7}"
+        row += "{:7.2f}{:6.2f}{:6.2f}".format(*ratio) + f"{np.median(seconds):9.1f}  {name}"
+        rows.append(row)
+    about = {"goal": config.target_return, "episodes": config.report_episodes}
+    return TABLE.format(rows="\n".join(rows), **about)
+
+
+def study_figure(study: Study, config: Config) -> bytes:
+    """A PNG: the share of seeds solved against steps, with a 95% band, as in the performance
+    profiles of Agarwal et al. 2021; all returns; success, and a box with the mean, for each seed.
+    """
+    figure, goal = Figure(figsize=(12, 10), dpi=100, layout="constrained"), config.target_return
+    layout = [["share", "spread"], ["success", "success"], ["box", "box"]]
+    share, spread, success, box = figure.subplot_mosaic(layout).values()
+    bins = np.histogram_bin_edges(np.hstack([r.ravel() for _, _, r in study.values()]), 25)
+    grid = np.unique(np.hstack([config.eval_every, *(steps for steps, _, _ in study.values())]))
+    for i, (name, (steps, _, returns)) in enumerate(study.items()):
+        look = {"color": f"C{i % 10}", "ls": "-" if i < 10 else "--"}
+        dot = {"marker": ".", "ls": "", "color": look["color"], "mec": look["color"]}
+        seeds = config.seed + np.arange(len(steps)) + 0.8 * i / len(study)
+        solved = (steps[:, None] <= grid) & (returns.mean(axis=1, keepdims=True) >= goal)
+        middle, *band = interval(np.mean, solved)
+        share.step(grid, middle, where="post", label=name, **look)
+        share.fill_between(grid, *band, step="post", alpha=0.15, color=look["color"])
+        weights = np.full(returns.size, 1 / returns.size)
+        spread.hist(returns.ravel(), bins, weights=weights, histtype="step", **look)
+        success.plot(seeds, (returns >= goal).mean(axis=1), **dot)
+        lines = {f"{part}props": look for part in ("box", "whisker", "cap", "median")}
+        lines |= {"meanprops": dot, "flierprops": dot | {"ms": 2}, "manage_ticks": False}
+        box.boxplot([*returns], positions=seeds, widths=0.6 / len(study), showmeans=True, **lines)
+    share.set(xlabel="environment steps", ylabel="share of seeds solved", xscale="log")
+    share.xaxis.set_major_formatter("{x:.0f}")
+    spread.set(xlabel="return of an episode, all seeds", ylabel="share of episodes")
+    success.set(xlabel="seed", ylabel=f"share of episodes\nof {goal:g} or more", ylim=(-0.05, 1.05))
+    box.set(xlabel="seed", ylabel="returns and their mean")
+    for axes in (success, box):
+        axes.ticklabel_format(useOffset=False, style="plain")
+        axes.locator_params("x", integer=True)
+    figure.suptitle(f"{config.env_id}, {config.seeds} seeds")
+    figure.legend(*share.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return to_png(figure)
 
 
@@ -662,8 +708,11 @@ GAMES = {  # what they want otherwise; a game that is not here is solved where G
     "--eval-every 4096 --confirm-episodes 300",
 }
 PRESETS = {  # options that stand for several others
+    # Mnih et al. 2015 without the pictures. Theirs alone: RMSProp, a convolutional network, the end
+    # of a life as an end, epsilon .05 in evaluations, sizes and periods for millions of steps.
     "vanilla": "--no-double --n-step 1 --tau 1 --target-period 500 --activation relu "
-    "--no-normalize --no-optimistic --no-scale-rewards --no-decay-learning-rate",
+    "--no-normalize --no-optimistic --no-scale-rewards --clip-rewards --no-decay-learning-rate "
+    "--train-every 4 --updates 1 --batch-size 32 --gamma 0.99 --epsilon-end 0.1 --agent online",
     "steady": "--no-early-stop --no-keep-best --gamma 0.998 --n-step 5 --epsilon-end 0.1 "
     "--epsilon-decay 5000 --learning-rate 0.0015 --tau 0.002 --updates 64",
 }
@@ -698,6 +747,8 @@ def make_parser() -> Parser:
             how: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         elif kind is str:
             how = {"choices": allowed} if allowed else {"metavar": "X"}
+        elif not allowed:
+            how = {"type": shlex.split, "nargs": argparse.REMAINDER}
         else:
             how = {"type": int, "nargs": "*"} if kind is tuple else {"type": kind, "metavar": "X"}
             text += f"; {allowed[0]:.10g} to {allowed[1]:.10g}"
@@ -715,14 +766,18 @@ def parse_options(options: str | list[str]) -> dict[str, Any]:
     wanted = " ".join([*solved, GAMES.get(asked.env_id, ""), *presets]).split()
     values = vars(parser.parse_args([*wanted, *words]))
     for flag, f in OPTIONS.items():
-        if not isinstance(f.default, (bool, str)):
+        if f.metadata["allowed"] and not isinstance(f.default, str):
             low, high = f.metadata["allowed"]
             for value in np.ravel(values[f.name]):
                 if not low <= value <= high:  # nor is NaN
                     raise BadInput(f"{flag} must be from {low:.10g} to {high:.10g}, not {value}")
-    if values["seed"] + values["seeds"] > 2**32 or (values["evaluate"] and values["seeds"] > 1):
-        raise BadInput("--seeds must neither go beyond the last --seed nor stand with --evaluate")
-    return values | {"hidden": tuple(values["hidden"])}
+    study = values["seeds"] > 1 or values["compare"]
+    if values["seed"] + values["seeds"] > 2**32 or (values["evaluate"] and study):
+        raise BadInput("--seeds must not go beyond the last --seed, nor a study --evaluate")
+    before = itertools.takewhile("--compare".__ne__, words)
+    given = [word for word in before if word[:10] != "--compare="]
+    variants = tuple((shlex.join(more), Config([*given, *more])) for more in values["compare"])
+    return values | {"hidden": tuple(values["hidden"]), "compare": variants}
 
 
 def as_options(config: Config) -> str:
@@ -732,7 +787,7 @@ def as_options(config: Config) -> str:
         value = getattr(config, f.name)
         if isinstance(value, bool):
             words += [flag if value else f"--no-{flag[2:]}"]
-        elif isinstance(value, tuple):
+        elif f.name == "hidden":
             words += [flag, *map(str, value)]
         elif f.compare:
             words += [f"{flag}={value}"]
@@ -818,7 +873,8 @@ def main(options: str | list[str] = "") -> int:
             return 0
         config = Config(options)
         check_out(Path(config.out))
-        print(run_study(config) if config.seeds > 1 else run(config), flush=True)
+        study = config.seeds > 1 or config.compare
+        print(run_study(config) if study else run(config), flush=True)
         return 0
     except BadInput as error:
         print(f"main.py: {error} (see --help)", file=sys.stderr)

@@ -17,7 +17,10 @@ from main import Config
         "--gamma 1", "--gamma nan", "--tau 0", "--seed -1", "--seed 1.5", "--updates 0",
         "--batch-size 1e3", "--hidden 8 0", "--hidden eight", "--loss cubic", "--epsilon-end 1.1",
         "--total-steps 200000000", "--learning-rate inf", "--sed 1", "--no-gamma", "--gamma", "7",
-        "--seed 4294967295 --seeds 2", "--seeds 2 --evaluate x.pkl", "--env-id Nowhere-v0",
+        "--seed 4294967295 --seeds 2", "--seeds 2 --evaluate x.pkl",
+        "--evaluate x.pkl --compare --vanilla",
+        "--gamma 0.9 --compare '--gamma 7'", "--loss huber --compare '--loss cubic'",
+        "--compare \"'x\"", "--env-id Nowhere-v0",
         "--hidden 1024 1024 1024 1024 1024 1024",
     ],
 )  # fmt: skip
@@ -58,6 +61,16 @@ def test_an_option_counts_more_than_a_preset_and_a_preset_more_than_the_game():
     assert config.target_return == 7
     assert not Config("--steady").early_stop
     assert Config("--n-step 1 --steady").n_step == 1
+
+
+@pytest.mark.parametrize("game", main.GAMES)
+def test_vanilla_is_without_every_idea_in_every_game(game):
+    config = Config(f"--env-id {game} --vanilla")
+    off = ("double", "normalize", "optimistic", "scale_rewards", "decay_learning_rate", "dueling")
+    assert not any(getattr(config, name) for name in (*off, "prioritized"))
+    assert (config.n_step, config.agent, config.tau, config.activation) == (1, "online", 1, "relu")
+    assert config.updates / config.train_every == 1 / 4
+    assert config.target_period > 100
 
 
 def test_a_game_that_is_not_listed_is_solved_where_gymnasium_says(monkeypatch):

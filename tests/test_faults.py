@@ -41,9 +41,12 @@ def test_one_ctrl_c_ends_a_run_silently_by_the_signal_and_a_shell_loop_with_it(o
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(3)
+    err = ""
+    while "training" not in err:
+        err += shell.stderr.read(1) or pytest.fail(err)
     os.killpg(shell.pid, signal.SIGINT)
-    out, err = shell.communicate(timeout=20)
+    out, rest = shell.communicate(timeout=20)
+    err += rest
     assert (shell.returncode, out) == (-signal.SIGINT, "")
     assert all(line.startswith("training") for line in err.replace("\r", "\n").split("\n") if line)
     assert is_old(old)

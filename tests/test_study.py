@@ -22,8 +22,16 @@ def without_seconds(folder):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows(folder)]
 
 
+def table(text):
+    """The table of a study: its columns by variant."""
+    head, *lines = (line.split() for line in text.split("\nsolved:")[0].splitlines())
+    return {" ".join(line[11:]): dict(zip(head, line, strict=False)) for line in lines} | {
+        "columns": [line[:11] for line in lines]
+    }
+
+
 def test_a_study_is_its_runs_one_after_the_other(tmp_path):
-    text = main.run_study(Config(f"{TINY} {GOAL} --seed 5 --seeds 3 --out '{tmp_path}'"))
+    main.run_study(Config(f"{TINY} {GOAL} --seed 5 --seeds 3 --out '{tmp_path}'"))
     assert {p.name for p in tmp_path.iterdir()} == {"study.csv", "study.png"}
     found = rows(tmp_path)
     assert [row["seed"] for row in found] == ["5", "6", "7"]
@@ -37,80 +45,117 @@ def test_a_study_is_its_runs_one_after_the_other(tmp_path):
     assert float(found[1]["mean"]) == pytest.approx(returns.mean())
     assert float(found[1]["min"]) == returns.min()
     assert np.float64(found[1]["returns"].split()) == pytest.approx(returns)
-    assert len(text.splitlines()) == 4 + 3
 
 
-def fake_agents(monkeypatch, steps, returns, fail_at=None):
-    """Training takes these steps and its agent scores these returns, by seed."""
-    trained = []
+@pytest.fixture
+def agents(monkeypatch):
+    """Training takes these steps and its agent scores these returns, by seed; gamma 0.5 doubles
+    the steps. Returns the seeds and gammas that were trained.
+    """
 
-    def train(config, quiet):
-        if config.seed == fail_at:
-            raise KeyboardInterrupt
-        trained.append(config.seed)
-        return config.seed, main.History([9], [9.0], [(steps[config.seed], 500.0)], 500.0)
+    def fake(steps, returns, fail_at=None):
+        trained = []
 
-    monkeypatch.setattr(main, "train", train)
-    monkeypatch.setattr(main, "evaluate", lambda params, n, config: np.float64(returns[params]))
-    return trained
+        def train(config, quiet):
+            if fail_at == (config.seed, config.gamma):
+                raise KeyboardInterrupt
+            trained.append((config.seed, config.gamma))
+            taken = steps[config.seed] * (2 if config.gamma == 0.5 else 1)
+            return config.seed, main.History([9], [9.0], [(taken, 500.0)], 500.0)
 
+        monkeypatch.setattr(main, "train", train)
+        monkeypatch.setattr(main, "evaluate", lambda params, n, config: np.float64(returns[params]))
+        return trained
 
-def test_the_median_is_a_median_and_a_seed_counts_by_its_mean(monkeypatch, tmp_path):
-    steps, returns = [100, 200, 900, 500], [[500, 500], [499, 500], [500, 500], [0, 1000]]
-    fake_agents(monkeypatch, steps, returns)
-    text = main.run_study(Config(f"--seeds 4 --out '{tmp_path}'"))
-    assert "3 of 4 seeds" in text  # also the one with an episode of 0
-    assert "median 350" in text
-    assert "most 900" in text
+    return fake
 
 
-def test_a_study_goes_on_where_it_was_stopped(monkeypatch, tmp_path):
-    steps, returns = [100, 200, 300, 400], [[1, 2], [3, 4], [5, 6], [7, 8]]
-    words = f"--seeds 4 --out '{tmp_path / 'a'}'"
-    trained = fake_agents(monkeypatch, steps, returns, fail_at=2)
-    with pytest.raises(KeyboardInterrupt):
-        main.run_study(Config(words))
-    assert [row["seed"] for row in rows(tmp_path / "a")] == ["0", "1"]
-    fake_agents(monkeypatch, steps, returns)
+def test_the_median_is_a_median_and_a_seed_counts_by_its_mean(agents, tmp_path):
+    agents([100, 200, 900, 500], [[500, 500], [499, 500], [500, 500], [0, 1000]])
+    found = table(main.run_study(Config(f"--seeds 4 --out '{tmp_path}'")))["default"]
+    assert found["solved"] == "3/4"  # also the one with an episode of 0
+    assert (found["median"], found["most"], found["min"]) == ("350", "900", "0.0")
+
+
+def test_variants_are_trained_on_the_same_seeds_and_compared_seed_by_seed(agents, tmp_path):
+    trained = agents([100, 200, 900, 400], [[500]] * 4)
+    words = ["--seeds", "4", "--out", str(tmp_path), "--compare", "--gamma 0.5", "--vanilla"]
     text = main.run_study(Config(words))
-    whole = main.run_study(Config(f"--seeds 4 --out '{tmp_path / 'b'}'"))
-    assert without_seconds(tmp_path / "a") == without_seconds(tmp_path / "b")
-    assert text.split("wrote")[0].splitlines()[-1] == whole.split("wrote")[0].splitlines()[-1]
-    again = fake_agents(monkeypatch, steps, returns)
-    main.run_study(Config(words))
-    assert (trained, again) == ([0, 1], [])
+    assert trained == [(seed, gamma) for seed in range(4) for gamma in (0.98, 0.5, 0.99)]
+    assert len(rows(tmp_path)) == 12
+    assert [Config(row["options"]).double for row in rows(tmp_path)] == [True, True, False] * 4
+    default, half, vanilla = table(text)["columns"]
+    assert (default[3], half[3], vanilla[3]) == ("300", "600", "300")
+    assert half[7:10] == ["2.00"] * 3  # twice the steps for each seed: nothing is uncertain
+    assert vanilla[7:10] == default[7:10] == ["1.00"] * 3
+    assert float(half[4]) < 600 < float(half[5])
 
 
-def test_other_options_are_other_rows_and_nothing_is_lost(monkeypatch, tmp_path):
-    fake_agents(monkeypatch, [100] * 3, [[1, 2]] * 3)
+def test_a_variant_changes_what_was_asked_for_and_nothing_else(agents, tmp_path):
+    agents([100] * 2, [[500]] * 2)
+    given = "--batch-size 8 --updates 3 --seeds 2"
+    main.run_study(Config(f"{given} --out '{tmp_path}' --compare '--updates 5' --vanilla"))
+    found = [Config(row["options"]) for row in rows(tmp_path)[:3]]
+    assert found[1] == Config("--batch-size 8 --updates 5")
+    assert found[2] == Config("--batch-size 8 --updates 3 --vanilla")
+    config = Config("--compare=--vanilla --gamma 0.5")  # with = it need not be the last
+    assert [variant for _, variant in config.compare] == [Config("--vanilla --gamma 0.5")]
+
+
+def test_a_study_goes_on_where_it_was_stopped(agents, tmp_path):
+    steps, returns = [100, 200, 300, 400], [[1, 2], [3, 4], [5, 6], [7, 8]]
+    for fail_at in ((2, 0.98), (2, 0.5), (0, 0.5)):
+        stopped, whole = (tmp_path / f"{name}{fail_at}" for name in ("stopped", "whole"))
+        both = [f"--seeds 4 --out '{out}' --compare '--gamma 0.5'" for out in (stopped, whole)]
+        first = agents(steps, returns, fail_at=fail_at)
+        with pytest.raises(KeyboardInterrupt):
+            main.run_study(Config(both[0]))
+        assert len(rows(stopped)) == len(first) if first else not stopped.exists()
+        second = agents(steps, returns)
+        text, expected = (main.run_study(Config(words)) for words in both)
+        assert len(first) + len(second) == 8 + 8
+        assert without_seconds(stopped) == without_seconds(whole)
+        assert (stopped / "study.png").read_bytes() == (whole / "study.png").read_bytes()
+        assert text.split("wrote")[0] == expected.split("wrote")[0]
+        again = agents(steps, returns)
+        main.run_study(Config(both[0]))
+        assert again == []
+
+
+def test_other_options_are_other_rows_and_nothing_is_lost(agents, tmp_path):
+    agents([100] * 3, [[1, 2]] * 3)
     for words in ("--seeds 2", "--seeds 3 --gamma 0.5", "--seeds 2"):
         text = main.run_study(Config(f"{words} --out '{tmp_path}'"))
     assert len(rows(tmp_path)) == 5
-    assert "of 2 seeds" in text
+    assert table(text)["default"]["solved"] == "0/2"
 
 
-@pytest.mark.parametrize(("first", "n"), [(0, 2), (4294967000, 40)])
-def test_the_figure_shows_the_share_of_seeds_solved_against_steps(first, n, monkeypatch):
+def test_an_interval_holds_the_truth_as_often_as_it_says():
+    """95% intervals of the mean of 30 numbers whose mean is 0: some 93 to 95 of 100 hold it."""
+    rng = np.random.default_rng(0)
+    found = [main.interval(np.mean, rng.normal(size=30)) for _ in range(300)]
+    assert all(low <= middle <= high for middle, low, high in found)
+    assert 0.89 < np.mean([low <= 0 <= high for _, low, high in found]) < 0.98
+
+
+@pytest.mark.parametrize(("first", "n", "variants"), [(0, 1, 2), (4294967000, 30, 1), (0, 4, 12)])
+def test_the_figure_shows_the_share_of_seeds_solved_against_steps(first, n, variants, monkeypatch):
     figures = []
-    monkeypatch.setattr(main, "to_png", figures.append)
-    table = [
-        [
-            str(first + i),
-            str(100 * (i + 1)),
-            "9",
-            "1.0",
-            "500.0" if i else "400.0",
-            "9",
-            "500 400",
-            "",
-        ]
-        for i in range(n)
-    ]
-    main.study_figure(table, Config())
-    steps, share = figures[0].axes[0].get_lines()[0].get_data()
-    assert list(steps[:2]) == [0, 200]  # the first seed is not solved
-    assert share[-1] == pytest.approx((n - 1) / n)
+    study = {
+        name: [100 * np.arange(1, n + 1), np.ones(n), np.full((n, 2), 500.0)]
+        for name in ["default", *map(str, range(variants - 1))]
+    }
+    study["default"][2][0] = 400  # its first seed is not solved
+    config = Config(f"--seed {first} --seeds {n}")
+    with monkeypatch.context() as patch:
+        patch.setattr(main, "to_png", figures.append)
+        main.study_figure(study, config)
+    share, _, success, _ = figures[0].axes
+    steps, shares = share.get_lines()[0].get_data()
+    expected = {t: sum(100 * i <= t for i in range(2, n + 1)) / n for t in steps}
+    assert dict(zip(steps, shares, strict=True)) == pytest.approx(expected)
+    assert len(share.get_lines()) == variants
+    assert list(success.get_lines()[0].get_ydata()) == [0] + [1] * (n - 1)
     assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figures[0].axes)
-    monkeypatch.undo()
-    picture = iio.imread(main.study_figure(table, Config()), extension=".png")
-    assert picture.shape[:2] == (600, 1000)
+    picture = iio.imread(main.study_figure(study, config), extension=".png")
+    assert picture.shape[:2] == (1000, 1200)

@@ -129,7 +129,8 @@ def test_training_stops_at_its_target_return(monkeypatch):
         assert history.evaluations[-1][0] == steps
 
 
-def test_the_online_network_acts_and_the_target_network_is_evaluated(monkeypatch):
+@pytest.mark.parametrize("agent", ["target", "online"])
+def test_the_online_network_acts_and_the_one_asked_for_is_evaluated(agent, monkeypatch):
     learners, acted, played = [], [], []
     learn, act = main.update_round, main.action_fn
 
@@ -142,17 +143,18 @@ def test_the_online_network_acts_and_the_target_network_is_evaluated(monkeypatch
         return act(rng, params, *rest)
 
     def fake(params, episodes, purpose="report", step=0, *, config):
-        played.append((params, learners[-1].target))
+        played.append((params, learners[-1].target if agent == "target" else learners[-1].params))
         return np.zeros(1)
 
     monkeypatch.setattr(main, "update_round", watch)
     monkeypatch.setattr(main, "action_fn", watch_action)
     monkeypatch.setattr(main, "evaluate", fake)
-    main.train(Config(TINY), quiet=True)
+    params, _ = main.train(Config(f"{TINY} --agent {agent} --no-keep-best"), quiet=True)
+    assert params is played[-1][0]
     assert len(learners) == 5
     assert all(params is learners[n - 1].params for n, params in acted if n)
     assert len(played) == 3
-    assert all(params is target for params, target in played)
+    assert all(params is expected for params, expected in played)
 
 
 def test_the_scale_is_measured_once_and_can_be_off():
@@ -219,21 +221,23 @@ def test_training_shows_its_bar_and_nothing_else(capsys):
 
 
 AGENTS = {  # of the course's documents: each is flags alone
-    "a": "--hidden 100 50 --loss squared --clip-value 1 --memory-size 10000 --batch-size 64 "
-    "--updates 128 --train-every 400",
-    "b": "--hidden 128 128 --amsgrad --weight-decay 0.01 --learning-rate 1e-4 --tau 0.005 "
-    "--target-period 1 --clip-value 5 --gamma 0.95 --memory-size 1000 --batch-size 128 "
-    "--epsilon-start 0.9 --epsilon-end 0.1 --epsilon-decay 10 --epsilon-schedule exponential "
-    "--train-every 1 --updates 1",
-    "c": "--hidden 64 64 --loss squared --learning-rate 1e-3 --tau 0.001 --target-period 1 "
-    "--train-every 4 --updates 1 --memory-size 100000 --batch-size 64",
+    "a": "--hidden 100 50 --loss squared --learning-rate 0.001 --clip-value 1 --gamma 0.95 "
+    "--epsilon-start 0.9 --memory-size 10000 --batch-size 64 --warmup-steps 400 --train-every 400 "
+    "--updates 128 --target-period 128 --total-steps 80000 --eval-every 2000",
+    "b": "--hidden 128 128 --amsgrad --weight-decay 0.01 --learning-rate 0.0001 --clip-value 5 "
+    "--gamma 0.95 --tau 0.005 --target-period 1 --memory-size 1000 --batch-size 128 "
+    "--warmup-steps 128 --train-every 1 --epsilon-start 0.9 --epsilon-end 0.1 --epsilon-decay 10 "
+    "--epsilon-schedule exponential --total-steps 200000 --eval-every 2000",
+    "c": "--hidden 64 64 --loss squared --learning-rate 0.001 --tau 0.001 --target-period 1 "
+    "--memory-size 100000 --batch-size 64 --warmup-steps 64 --epsilon-start 0.9 "
+    "--epsilon-end 0.01 --epsilon-decay 9.491 --epsilon-schedule exponential "
+    "--total-steps 400000 --eval-every 4000",
 }
 
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_the_agents_of_the_course_are_flags_alone_and_learn(agent):
-    short = "--total-steps 500 --warmup-steps 300 --eval-every 500 --eval-episodes 2"
-    config = Config(f"--vanilla {AGENTS[agent]} {short} --target-period 1")
+    config = Config(f"--vanilla {AGENTS[agent]} --total-steps 900 --eval-every 900")
     params, _ = main.train(config, quiet=True)
     assert not np.array_equal(params["output"]["w"], main.init_params(config)["output"]["w"])
 
