@@ -502,14 +502,18 @@ GIF_SECONDS, FRAME_MS = 10, 80
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replaces a file as a whole: at any moment the old or the new one is there, never a part."""
+    """Replaces a file as a whole: at any moment the old or the new one is there, never a part.
+
+    Where Windows refuses, since a viewer holds the old one, the error names the new one, `new-...`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    new = path.with_name(f"new-{os.getpid()}-{path.name}")
     try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        new.write_bytes(data)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    os.replace(new, path)
 
 
 def save_params(path: Path | str, params: Params, *, config: Config, score: float = np.nan) -> None:
@@ -854,8 +858,13 @@ def run(config: Config) -> str:
     return "agent         mean     std     min  episodes" + "".join(rows) + says
 
 
-def check_out(out: Path) -> None:
-    """Raises BadInput if files in the output folder cannot be written."""
+def check_machine(out: Path) -> None:
+    """Raises BadInput if files in the output folder cannot be written, or JAX has no device."""
+    try:
+        jnp.zeros(1)
+    except Exception:  # which JAX does not explain
+        text = f"JAX_PLATFORMS must name what this machine has, not {os.getenv('JAX_PLATFORMS')}"
+        raise BadInput(f"{text}; cpu is always there") from None
     try:
         write(probe := out / f".main.py.{os.getpid()}", b"")
         probe.unlink()
@@ -872,7 +881,7 @@ def main(options: str | list[str] = "") -> int:
             print(make_parser().format_help())
             return 0
         config = Config(options)
-        check_out(Path(config.out))
+        check_machine(Path(config.out))
         study = config.seeds > 1 or config.compare
         print(run_study(config) if study else run(config), flush=True)
         return 0

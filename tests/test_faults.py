@@ -90,6 +90,43 @@ def test_a_full_disk_is_said_in_one_line_and_old_files_stay(old):
     assert names(old) == set(main.FILES)
 
 
+def test_what_windows_does_not_replace_is_kept_and_named(old, monkeypatch, capsys, quick):
+    """There a file cannot be replaced while a viewer has it open."""
+    real = os.replace
+
+    def replace(new, path):
+        if path.name == "agent.gif":
+            raise PermissionError(13, "Permission denied", str(new), None, str(path))
+        real(new, path)
+
+    monkeypatch.setattr(os, "replace", replace)
+    assert main.main(f"{TINY} --out '{old}'") == 1
+    [kept] = names(old) - set(main.FILES)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert kept in said
+    assert str(old / "agent.gif") in said
+    assert (old / kept).read_bytes().startswith(b"GIF")
+    assert (old / "agent.gif").read_bytes() == b"old agent.gif"
+    assert main.load_params(old / "params.pkl")["output"]["b"].shape == (2,)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "warp"])
+def test_a_device_that_is_not_there_is_bad_input(platform, tmp_path):
+    done = subprocess.run(
+        [*MAIN, "--out", str(tmp_path / "new")],
+        env=ENVIRONMENT | {"JAX_PLATFORMS": platform},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(
+        f"main.py: JAX_PLATFORMS must name what this machine has, not {platform}"
+    )
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("out", ["/proc/nowhere", "/dev/null", "/dev/null/below"])
 def test_an_output_folder_that_cannot_be_written_is_bad_input(out, capsys):
     assert main.main(["--out", out]) == 2
