@@ -32,11 +32,13 @@ import time
 import zipfile
 from collections import deque
 from dataclasses import dataclass, field, fields
-from functools import cache, partial
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+if not hasattr(itertools, "pairwise"):  # which came with 3.10
+    sys.exit("main.py needs Python 3.10 or newer")
 if __name__ == "__main__" and "ipykernel" not in sys.modules:  # a program: no window, no sound
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # quicker than a GPU for networks this small
     os.environ |= {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "MPLBACKEND": "agg"}
@@ -228,7 +230,7 @@ class Batch(NamedTuple):
     slot: Any  # [B], its place in the memory
 
 
-@cache
+@lru_cache
 def row_type(n_obs: int) -> np.dtype:
     """A row of the memory: one step of the game, and how surprising it was when last replayed."""
     names = ("obs", "action", "reward", "terminated", "truncated", "next_obs", "priority")

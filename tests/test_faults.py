@@ -110,6 +110,13 @@ def test_what_windows_does_not_replace_is_kept_and_named(old, monkeypatch, capsy
     assert main.load_params(old / "params.pkl")["output"]["b"].shape == (2,)
 
 
+def test_an_old_python_is_told_so_in_one_sentence():
+    code = f"import itertools, runpy; del itertools.pairwise; runpy.run_path({str(ROOT / 'main.py')!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "main.py needs Python 3.10 or newer\n"
+
+
 @pytest.mark.parametrize("platform", ["cuda", "warp"])
 def test_a_device_that_is_not_there_is_bad_input(platform, tmp_path):
     done = subprocess.run(
