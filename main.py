@@ -8,9 +8,8 @@ al. 2016) and optimistic initial values (Sutton & Barto 2018).
     python main.py                          train, then write params.pkl, two GIFs and a figure
     python main.py --evaluate params.pkl    score trained parameters, without training
     python main.py --seed 7 --out runs/7    another agent, in a folder of its own
-    python main.py --no-double              without one idea: each has a switch
     python main.py --env-id MountainCar-v0  another game
-    python main.py --seeds 10 --compare --no-double --vanilla  what do ideas buy? on ten seeds each
+    python main.py --seeds 9 --compare --no-double --vanilla   what do ideas buy? each has a switch
     python main.py --help                   all options: meaning, default and range
 
 In a notebook, run the cells, then main("--seed 7"). The lecture: Network to Learning, and `train`.
@@ -397,14 +396,12 @@ def make_game(config: Config, **options: Any) -> gym.Env:
     """The game, with observations as one vector, discrete actions, and episodes that end."""
     env = gym.make(config.env_id, **options)
     space, bins = env.action_space, config.action_bins
-    if isinstance(space, gym.spaces.Box) and space.is_bounded():
+    box = isinstance(space, gym.spaces.Box) and space.is_bounded()
+    if box and bins ** np.prod(space.shape, dtype=float) < 1e6:  # each number has so many bins
         grid = np.linspace(space.low.ravel(), space.high.ravel(), bins, dtype=space.dtype)
-        n = grid.shape[1]  # numbers in an action; each has so many bins
-        env = gym.wrappers.TransformAction(
-            env,
-            lambda a: grid[np.unravel_index(a, (bins,) * n), range(n)].reshape(space.shape),
-            gym.spaces.Discrete(bins**n),
-        )
+        table = np.array([*itertools.product(*grid.T)]).reshape(-1, *space.shape)
+        discrete = gym.spaces.Discrete(len(table))
+        env = gym.wrappers.TransformAction(env, table.__getitem__, discrete)
     env = gym.wrappers.FlattenObservation(env)
     endless = not getattr(env.spec, "max_episode_steps", None)
     return gym.wrappers.TimeLimit(env, 1_000) if endless else env
@@ -504,9 +501,8 @@ GIF_SECONDS, FRAME_MS = 10, 80
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replaces a file as a whole: at any moment the old or the new one is there, never a part.
-
-    Where Windows refuses, since a viewer holds the old one, the error names the new one, `new-...`.
+    """Replaces a file as a whole: the old or the new one is there, never a part. Where Windows does
+    not replace what a viewer has open, the new one stays, and the error says where.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"new-{os.getpid()}-{path.name}")
@@ -621,6 +617,7 @@ TABLE = """ solved   mean    min  median   from     to   most  ratio  from    to
 solved: a mean of {goal:g} or more over {episodes} fresh episodes; min: the worst episode of all
 median, most: environment steps, all that were taken if not solved; ratio: to those of the default,
 geometric mean over the same seeds; from, to: 95% bootstrap intervals; seconds: median"""
+ROW = "{:>7}{:7.1f}{:7.1f}{:8.0f}{:7.0f}{:7.0f}{:7}{:7.2f}{:6.2f}{:6.2f}{:9.1f}  {}"
 Study = dict[str, list[np.ndarray]]  # by variant: steps [N], seconds [N] and returns [N, E]
 
 
@@ -628,7 +625,7 @@ def run_study(config: Config) -> str:
     """Trains each variant on the same seeds, a line each in study.csv; goes on where it stopped."""
     path, variants = Path(config.out) / "study.csv", {"default": config, **dict(config.compare)}
     seeds, study = range(config.seed, config.seed + config.seeds), {name: [] for name in variants}
-    text = path.read_text() if path.exists() else ",".join(COLUMNS)
+    text = path.read_text("utf-8") if path.exists() else ",".join(COLUMNS)
     lines = {line.split(",")[-1]: line for line in text.splitlines()}  # by a run's options
     for seed, name in tqdm([*itertools.product(seeds, study)], "study", disable=not sys.stderr):
         agent = Config(options := as_options(Config(f"{as_options(variants[name])} --seed {seed}")))
@@ -658,12 +655,10 @@ def study_table(study: Study, config: Config) -> str:
     for name, (steps, seconds, returns) in study.items():
         solved = sum(returns.mean(axis=1) >= config.target_return)
         ratio = np.exp(interval(np.mean, np.log(steps / study["default"][0])))
-        row = f"{solved:3}/{len(steps):<3}{returns.mean():7.1f}{returns.min():7.1f}"
-        row += "{:8.0f}{:7.0f}{:7.0f}".format(*interval(np.median, steps)) + f"{max(steps):7}"
-        row += "{:7.2f}{:6.2f}{:6.2f}".format(*ratio) + f"{np.median(seconds):9.1f}  {name}"
-        rows.append(row)
-    about = {"goal": config.target_return, "episodes": config.report_episodes}
-    return TABLE.format(rows="\n".join(rows), **about)
+        row = f"{solved}/{len(steps)}", returns.mean(), returns.min(), *interval(np.median, steps)
+        rows.append(ROW.format(*row, max(steps), *ratio, np.median(seconds), name))
+    goal, episodes = config.target_return, config.report_episodes
+    return TABLE.format(rows="\n".join(rows), goal=goal, episodes=episodes)
 
 
 def study_figure(study: Study, config: Config) -> bytes:
@@ -677,7 +672,7 @@ def study_figure(study: Study, config: Config) -> bytes:
     grid = np.unique(np.hstack([config.eval_every, *(steps for steps, _, _ in study.values())]))
     for i, (name, (steps, _, returns)) in enumerate(study.items()):
         look = {"color": f"C{i % 10}", "ls": "-" if i < 10 else "--"}
-        dot = {"marker": ".", "ls": "", "color": look["color"], "mec": look["color"]}
+        dots = {"marker": ".", "ls": "", **dict.fromkeys(("color", "mec", "mfc"), look["color"])}
         seeds = config.seed + np.arange(len(steps)) + 0.8 * i / len(study)
         solved = (steps[:, None] <= grid) & (returns.mean(axis=1, keepdims=True) >= goal)
         middle, *band = interval(np.mean, solved)
@@ -685,14 +680,14 @@ def study_figure(study: Study, config: Config) -> bytes:
         share.fill_between(grid, *band, step="post", alpha=0.15, color=look["color"])
         weights = np.full(returns.size, 1 / returns.size)
         spread.hist(returns.ravel(), bins, weights=weights, histtype="step", **look)
-        success.plot(seeds, (returns >= goal).mean(axis=1), **dot)
+        success.plot(seeds, (returns >= goal).mean(axis=1), **dots)
         lines = {f"{part}props": look for part in ("box", "whisker", "cap", "median")}
-        lines |= {"meanprops": dot, "flierprops": dot | {"ms": 2}, "manage_ticks": False}
+        lines |= {"meanprops": dots, "flierprops": dots | {"ms": 2}, "manage_ticks": False}
         box.boxplot([*returns], positions=seeds, widths=0.6 / len(study), showmeans=True, **lines)
     share.set(xlabel="environment steps", ylabel="share of seeds solved", xscale="log")
     share.xaxis.set_major_formatter("{x:.0f}")
     spread.set(xlabel="return of an episode, all seeds", ylabel="share of episodes")
-    success.set(xlabel="seed", ylabel=f"share of episodes\nof {goal:g} or more", ylim=(-0.05, 1.05))
+    success.set(ylabel=f"share of episodes\nof {goal:g} or more", ylim=(-0.05, 1.05))
     box.set(xlabel="seed", ylabel="returns and their mean")
     for axes in (success, box):
         axes.ticklabel_format(useOffset=False, style="plain")
@@ -864,9 +859,9 @@ def check_machine(out: Path) -> None:
     """Raises BadInput if files in the output folder cannot be written, or JAX has no device."""
     try:
         jnp.zeros(1)
-    except Exception:  # which JAX does not explain
+    except Exception:
         text = f"JAX_PLATFORMS must name what this machine has, not {os.getenv('JAX_PLATFORMS')}"
-        raise BadInput(f"{text}; cpu is always there") from None
+        raise BadInput(text) from None
     try:
         write(probe := out / f".main.py.{os.getpid()}", b"")
         probe.unlink()
@@ -905,10 +900,8 @@ def main(options: str | list[str] = "") -> int:
 # %% Run: with what `uv run main.py` installs beforehand
 # /// script
 # requires-python = ">=3.10"
-# dependencies = [
-#   "jax>=0.4.36,!=0.10.2", "optax>=0.2.4", "chex>=0.1.88", "gymnasium[classic-control]>=1.2.1",
-#   "numpy>=1.26", "matplotlib>=3.9", "imageio>=2.36", "tqdm>=4.66",
-# ]
+# dependencies = ["jax>=0.4.36,!=0.10.2", "optax>=0.2.4", "chex>=0.1.88", "numpy>=1.26",
+#   "gymnasium[classic-control]>=1.2.1", "matplotlib>=3.9", "imageio>=2.36", "tqdm>=4.66"]
 # ///
 if __name__ == "__main__" and Path(sys.argv[0]).name == Path(globals().get("__file__", "")).name:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process, wherever it is

@@ -168,3 +168,12 @@ def test_training_that_diverges_stops_and_says_why(capsys, tmp_path):
     assert main.main(words) == 1
     assert "--learning-rate" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "params.pkl").exists()
+
+
+def test_too_many_combinations_of_levers_are_refused_at_once():
+    class Organ(Glimpse):
+        action_space = gym.spaces.Box(-1, 1, (100,))
+
+    gym.register("Organ-v0", Organ)
+    with pytest.raises(ValueError, match="--env-id must be a game with"):
+        Config("--env-id Organ-v0")

@@ -156,6 +156,8 @@ import json, sys, time; sys.path.insert(0, {str(ROOT)!r})
 import main
 main.load_params(sys.argv[1])
 def peak():  # not ru_maxrss, which begins with what the parent process had
+    if sys.platform != "linux":
+        return 0
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 before = peak()
 found = {{}}

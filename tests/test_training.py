@@ -1,6 +1,7 @@
 """Training: what is acted on, remembered, learned and evaluated; what is returned, and when."""
 
 import resource
+import sys
 from collections import deque
 
 import gymnasium as gym
@@ -246,4 +247,5 @@ def test_a_long_budget_takes_no_memory(monkeypatch):
     monkeypatch.setattr(main, "evaluate", lambda *a, **k: np.array([500.0]))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     main.train(Config(f"{TINY} --total-steps 100000000"), quiet=True)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kilobytes
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 200_000 * (1024 if sys.platform == "darwin" else 1)  # macOS counts bytes
