@@ -7,12 +7,11 @@ al. 2016) and optimistic initial values (Sutton & Barto 2018).
 
     python main.py                          train, then write params.pkl, two GIFs and a figure
     python main.py --evaluate params.pkl    score trained parameters, without training
-    python main.py --seed 7 --out runs/7    another agent, in a folder of its own
-    python main.py --env-id MountainCar-v0  another game
+    python main.py --env-id MountainCar-v0 --seed 7 --out runs/7    another game, agent and folder
     python main.py --seeds 9 --compare --no-double --vanilla   what do ideas buy? each has a switch
     python main.py --help                   all options: meaning, default and range
 
-In a notebook, run the cells, then main("--seed 7"). The lecture: Network to Learning, and `train`.
+The lecture: Network to Learning, and `train`. In a notebook, run all cells, then main("--seed 7").
 Shapes: B transitions in a batch, U batches in a round, O numbers in an observation, A actions.
 """
 
@@ -67,7 +66,7 @@ class Config:
 
     An option counts more than a preset, a preset more than what the game wants otherwise, and that
     more than the defaults below. Raises BadInput, a ValueError, if something is not allowed.
-    Hashable: functions are compiled once for each Config, fields with compare=False aside.
+    Hashable, as jit's static arguments must be: what is equal, is compiled once.
     """
 
     env_id: str = option("CartPole-v1", "Gymnasium game to play", group="Run")
@@ -135,9 +134,9 @@ ACTIVATIONS = {"relu": nn.relu, "silu": nn.silu, "tanh": nn.tanh}
 def init_params(config: Config) -> Params:
     """Parameters of an MLP from O numbers to A; `scale` [O] is what observations are divided by.
 
-    The hidden layers stand under the name of their activation: parameters alone can be played.
-    Initial values are optimistic (for bandits: Sutton & Barto 2018, section 2.6): the most that
-    sum_k gamma^k r can be, or 0 if each step costs something. So what disappoints stands out.
+    The hidden layers stand under the name of their activation: policy_fn knows no config.
+    Initial values are optimistic (for bandits: Sutton & Barto 2018, section 2.6), close to the most
+    that sum_k gamma^k r can be, or to 0 if each step costs something: disappointments stand out.
     """
     most = max(0.0, reward_to_learn(config.max_reward, config) / (1 - config.gamma))
     rng = np.random.default_rng(derive_seed(config.seed, "init"))
@@ -152,8 +151,8 @@ def init_params(config: Config) -> Params:
 
 
 def init_dense(rng: np.random.Generator, n: int, m: int, gain: float = 1, bias: float = 0) -> Any:
-    """A layer from n to m numbers; sums of n inputs keep their variance (LeCun et al. 1998)."""
-    bound = gain * np.sqrt(3 / n)  # uniform numbers within it have the variance 1 / n
+    """A layer from n numbers to m; with gain 1 their variance stays (LeCun et al. 1998)."""
+    bound = gain * np.sqrt(3 / n)  # the variance of uniform numbers is bound^2 / 3
     weights = rng.uniform(-bound, bound, (n, m)).astype(np.float32)
     return {"w": weights, "b": np.full(m, bias, np.float32)}
 
@@ -165,10 +164,9 @@ def dense(layer: Params, x: Array) -> Array:
 def q_values(params: Params, obs: Any) -> Array:
     """Q(s, a) for each action a: [..., O] -> [..., A].
 
-    With dueling heads Q(s, a) = V(s) + A(s, a) - mean_a' A(s, a'), as in Wang et al. 2016, whose
-    heads have hidden layers of their own; here each is one layer.
+    With dueling heads, of one layer each, V(s) + A(s, a) - mean_a' A(s, a') (Wang et al. 2016).
     """
-    x = obs / lax.stop_gradient(params["scale"])
+    x = obs / lax.stop_gradient(params["scale"])  # measured, not learned
     [(activation, layers)] = params["hidden"].items()
     for layer in layers:
         x = ACTIVATIONS[activation](dense(layer, x))
@@ -198,7 +196,7 @@ def action_fn(rng: Array, params: Params, obs: Any, epsilon: float = 0.05, step:
     and the choice of a random action, as independent as with a key for each, and quicker.
     """
     coin, choice = random.uniform(random.fold_in(rng, step), (2, *obs.shape[:-1]))
-    random_action = jnp.int32(choice * q_values(params, obs).shape[-1])
+    random_action = jnp.int32(choice * params["output"]["b"].size)  # 0 to A - 1
     return jnp.where(coin < epsilon, random_action, policy_fn(None, params, obs))
 
 
@@ -238,7 +236,7 @@ def row_type(n_obs: int) -> np.dtype:
 
 
 def remember(memory: deque[bytearray], *step: Any) -> None:
-    """Stores obs, action, reward, terminated, truncated, next_obs: bytes, quickly made an array."""
+    """Stores obs, action, ..., next_obs as bytes, which join to an array quicker than tuples."""
     memory.append(bytearray(np.array((*step, np.inf), row_type(len(step[0])))))
 
 
@@ -247,7 +245,7 @@ def sample_batch(rng: Any, memory: deque, batch_size: int, config: Config, step:
 
     P(i) = p_i^alpha / sum_k p_k^alpha                                       Schaul et al. 2016
     w_i = (N P(i))^-beta / max_j (N P(j))^-beta, j among those drawn; beta rises to 1 in the end
-    What was never replayed has the largest p there is.
+    What was never replayed has the largest p there is. Priorities are as of the last round.
     """
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
@@ -264,7 +262,7 @@ def sample_batch(rng: Any, memory: deque, batch_size: int, config: Config, step:
 
 
 def prioritize(memory: deque[bytearray], batch: Batch, learner: "Learner", config: Config) -> None:
-    """With --prioritized: p_i = |error_i| + 1e-6, from now on, of what was learned from."""
+    """With --prioritized: p_i = |error_i| + 1e-6 for each row i that was just learned from."""
     if config.prioritized:
         rows, dtype = list(memory), row_type(config.sizes[0])
         errors = td_errors(learner.params, learner.target, batch, config=config)
@@ -275,8 +273,8 @@ def prioritize(memory: deque[bytearray], batch: Batch, learner: "Learner", confi
 def n_step_return(rows: np.ndarray, slot: np.ndarray, config: Config) -> tuple[np.ndarray, ...]:
     """reward, discount and next_obs of the n-step transitions that start at these slots.
 
-    Sutton & Barto 2018, chapter 7; not corrected for actions that the policy would not take now,
-    and of fewer steps where the episode, or what is known of it, ends.
+    Sutton & Barto 2018, chapter 7. Not corrected for actions that the policy would not take now.
+    n is less where the episode, or what is known of it, ends earlier.
     """
     rewards = reward_to_learn(rows["reward"], config)
     over = rows["terminated"] | rows["truncated"]
@@ -308,15 +306,14 @@ class Learner(NamedTuple):
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015), AMSGrad (Reddi et al. 2018) or AdamW (Loshchilov & Hutter 2019),
-    whose decay is here times the learning rate, as in PyTorch.
-    """
+    """Adam (Kingma & Ba 2015), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov & Hutter 2019)."""
     rate: Any = config.learning_rate
     if config.decay_learning_rate:
-        rounds = 1 + (config.total_steps - config.warmup_steps) // config.train_every
+        rounds = config.total_steps // config.train_every
+        rounds -= (config.warmup_steps - 1) // config.train_every
         rate = optax.linear_schedule(rate, 0.0, rounds * config.updates)
     off = optax.identity()
-    is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # biases and the scale do not decay
+    is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # they decay, times the learning rate
     return optax.chain(
         optax.clip(config.clip_value) if config.clip_value else off,
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else off,
@@ -328,8 +325,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 def new_learner(config: Config) -> Learner:
     """The learner that a run of this config starts with: online and target network are equal."""
-    init = make_optimizer(config).init
-    start = jit(lambda params: Learner(params, params, init(params), jnp.int32(0)))
+    start = jit(lambda p: Learner(p, p, make_optimizer(config).init(p), jnp.int32(0)))
     return start(init_params(config))
 
 
@@ -371,8 +367,7 @@ def loss_fn(params: Params, target: Params, batch: Batch, *, config: Config) -> 
 def update_fn(learner: Learner, batch: Batch, *, config: Config) -> Learner:
     """One gradient step on one batch, and one step of the target network towards the online one.
 
-    target <- (1 - tau) target + tau params, after every target_period updates: tau = 1 is the copy
-    of Mnih et al. 2015, a small tau the soft target of Lillicrap et al. 2016.
+    target <- (1 - tau) target + tau params (Lillicrap et al. 2016), every target_period updates
     """
     params, target, opt_state, count = learner
     grads = grad(loss_fn)(params, target, batch, config=config)
@@ -391,7 +386,7 @@ def update_round(learner: Learner, batch: Batch, *, config: Config) -> Learner:
     return lax.scan(lambda x, b: (update_fn(x, b, config=config), None), learner, batches)[0]
 
 
-# %% Games: from here on things happen
+# %% Games
 def make_game(config: Config, **options: Any) -> gym.Env:
     """The game, with observations as one vector, discrete actions, and episodes that end."""
     env = gym.make(config.env_id, **options)
@@ -400,8 +395,7 @@ def make_game(config: Config, **options: Any) -> gym.Env:
     if box and bins ** np.prod(space.shape, dtype=float) < 1e6:  # each number has so many bins
         grid = np.linspace(space.low.ravel(), space.high.ravel(), bins, dtype=space.dtype)
         table = np.array([*itertools.product(*grid.T)]).reshape(-1, *space.shape)
-        discrete = gym.spaces.Discrete(len(table))
-        env = gym.wrappers.TransformAction(env, table.__getitem__, discrete)
+        env = gym.wrappers.TransformAction(env, table.__getitem__, gym.spaces.Discrete(len(table)))
     env = gym.wrappers.FlattenObservation(env)
     endless = not getattr(env.spec, "max_episode_steps", None)
     return gym.wrappers.TimeLimit(env, 1_000) if endless else env
@@ -421,10 +415,9 @@ def evaluate(
     """
     if not all(np.isfinite(leaf).all() for leaf in tree.leaves(params)):
         raise FloatingPointError("the parameters are not finite: try a smaller --learning-rate")
-    if config.env_id == "CartPole-v1":
-        envs = gym.make_vec(config.env_id, episodes)  # all games in one NumPy program
-    else:
-        envs = gym.vector.SyncVectorEnv([partial(make_game, config)] * episodes)
+    games = [partial(make_game, config)] * episodes
+    quick = config.env_id == "CartPole-v1"  # Gymnasium has many of it in one NumPy program
+    envs = gym.make_vec(config.env_id, episodes) if quick else gym.vector.SyncVectorEnv(games)
     envs.action_space.seed(derive_seed(config.seed, f"{purpose} actions", step))
     obs, _ = envs.reset(seed=derive_seed(config.seed, purpose, step))
     returns, running = np.zeros(episodes), np.ones(episodes, bool)
@@ -450,7 +443,7 @@ class History(NamedTuple):
 def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
     """Trains an agent; returns its best-evaluated parameters, or its last, and what happened.
 
-    The target network is evaluated: an average of recent online ones. Shows a bar, unless quiet.
+    By default the target network is evaluated, an average of the recent online ones.
     """
     env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, "train")
     memory: deque[bytearray] = deque(maxlen=config.memory_size)
@@ -458,9 +451,9 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
     chosen, chosen_score = learner.target, -np.inf
     agent_rng = random.key(derive_seed(config.seed, "agent"))
     rng = np.random.default_rng(derive_seed(config.seed, "memory"))
-    play, bar = partial(evaluate, config=config), progress_bar(config.total_steps, quiet)
+    play, goal = partial(evaluate, config=config), config.target_return
     obs, _ = env.reset(seed=derive_seed(config.seed, "game"))
-    for step in bar:
+    for step in (bar := progress_bar(range(1, config.total_steps + 1), quiet)):
         # Act.
         action = int(action_fn(agent_rng, learner.params, obs, epsilon_at(step, config), step))
         next_obs, reward, terminated, truncated, _ = env.step(action)
@@ -481,13 +474,13 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
         if step % config.eval_every == 0 or step == config.total_steps:
             agent = learner.target if config.agent == "target" else learner.params
             score = play(agent, config.eval_episodes, "evaluation", step).mean()
-            if config.early_stop and score >= config.target_return:  # the best of many may be luck
+            if config.early_stop and score >= goal:  # the best of many may be luck
                 score = play(agent, config.confirm_episodes, "confirmation", step).mean()
             evaluations.append((step, float(score)))
             if score > chosen_score or not config.keep_best:
                 chosen, chosen_score = agent, float(score)
             show(bar, epsilon_at(step, config), env.return_queue, score)
-            if step == config.total_steps or config.early_stop and score >= config.target_return:
+            if step == config.total_steps or config.early_stop and score >= goal:
                 bar.total = step  # the rest was not needed
                 break
     env.close()
@@ -500,14 +493,12 @@ MAX_BYTES, MAX_INSTRUCTIONS, MAX_WORD = 2**24, 100_000, 10_000  # of a parameter
 GIF_SECONDS, FRAME_MS = 10, 80
 
 
-def write(path: Path, data: bytes) -> None:
-    """Replaces a file as a whole: the old or the new one is there, never a part. Where Windows does
-    not replace what a viewer has open, the new one stays, and the error says where.
-    """
+def write(path: Path, data: bytes | Figure) -> None:
+    """Replaces a file as a whole. If that fails (on Windows, while it is open), new-... stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"new-{os.getpid()}-{path.name}")
     try:
-        new.write_bytes(data)
+        data.savefig(new, format="png") if isinstance(data, Figure) else new.write_bytes(data)
     except BaseException:
         new.unlink(missing_ok=True)
         raise
@@ -547,7 +538,8 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
         if env_id != config.env_id if config else env_id not in gym.registry:
             raise ValueError(f"it is for the game {env_id}, not the one asked for or not known")
         bins = [f"--action-bins={config.action_bins}"] if config else []  # as they will be played
-        like = init_params(Config([*shlex.split(options), f"--env-id={env_id}", *bins]))
+        known = shlex.split(options.replace("--compare", ""))  # which would take what follows, too
+        like = init_params(Config([*known, f"--env-id={env_id}", *bins]))
         stored = tree.unflatten(tree.structure(like), numbers)
         params = tree.map(lambda x, y: np.frombuffer(y, "<f4").reshape(x.shape), like, stored)
         finite = np.isfinite(np.frombuffer(b"".join(numbers), "<f4")).all()
@@ -576,8 +568,8 @@ def record(path: Path, params: Params, epsilon: float, *, config: Config) -> Non
     write(path, iio.imwrite("<bytes>", frames, extension=".gif", **gif))
 
 
-def learning_curve(history: History, *, config: Config) -> bytes:
-    """A PNG of the returns during training against environment steps."""
+def learning_curve(history: History, *, config: Config) -> Figure:
+    """The returns during training against environment steps."""
     figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
     axes = figure.subplots()
     steps, returns = np.cumsum(history.lengths), history.returns
@@ -589,12 +581,7 @@ def learning_curve(history: History, *, config: Config) -> bytes:
         axes.axhline(config.target_return, color="0.4", ls="--", lw=1, label="target return")
     axes.set(xlabel="environment steps", ylabel="return of an episode", title=config.env_id)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return to_png(figure)
-
-
-def to_png(figure: Figure) -> bytes:
-    figure.savefig(png := io.BytesIO(), format="png")
-    return png.getvalue()
+    return figure
 
 
 def hand_in(out: Path) -> bytes:
@@ -606,17 +593,17 @@ def hand_in(out: Path) -> bytes:
         for path in filter(Path.is_file, paths):
             entry = zipfile.ZipInfo("tests/" * (path.parent == here / "tests") + path.name)
             entry.create_system = 3  # as on Linux, on any system
-            archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
+            archive.writestr(entry, path.read_bytes())  # not packed: zlib's bytes vary
     return buffer.getvalue()
 
 
 # %% Study: does it work for every seed, and what does each idea buy?
 COLUMNS = ("seed", "steps", "episodes", "seconds", "mean", "min", "returns", "options")
 TABLE = """ solved   mean    min  median   from     to   most  ratio  from    to  seconds  variant
-{rows}
-solved: a mean of {goal:g} or more over {episodes} fresh episodes; min: the worst episode of all
-median, most: environment steps, all that were taken if not solved; ratio: to those of the default,
-geometric mean over the same seeds; from, to: 95% bootstrap intervals; seconds: median"""
+{}
+solved: a mean of {:g} or more over {} fresh episodes; min: the worst episode of all
+median, most: environment steps until training stopped, all there were if nothing was confirmed
+ratio: to the default's, geometric mean, seed by seed; from, to: 95% bootstrap intervals"""
 ROW = "{:>7}{:7.1f}{:7.1f}{:8.0f}{:7.0f}{:7.0f}{:7}{:7.2f}{:6.2f}{:6.2f}{:9.1f}  {}"
 Study = dict[str, list[np.ndarray]]  # by variant: steps [N], seconds [N] and returns [N, E]
 
@@ -657,14 +644,12 @@ def study_table(study: Study, config: Config) -> str:
         ratio = np.exp(interval(np.mean, np.log(steps / study["default"][0])))
         row = f"{solved}/{len(steps)}", returns.mean(), returns.min(), *interval(np.median, steps)
         rows.append(ROW.format(*row, max(steps), *ratio, np.median(seconds), name))
-    goal, episodes = config.target_return, config.report_episodes
-    return TABLE.format(rows="\n".join(rows), goal=goal, episodes=episodes)
+    return TABLE.format("\n".join(rows), config.target_return, config.report_episodes)
 
 
-def study_figure(study: Study, config: Config) -> bytes:
-    """A PNG: the share of seeds solved against steps, with a 95% band, as in the performance
-    profiles of Agarwal et al. 2021; all returns; success, and a box with the mean, for each seed.
-    """
+def study_figure(study: Study, config: Config) -> Figure:
+    """The share of seeds solved against steps, with 95% bands (after the performance profiles of
+    Agarwal et al. 2021); returns of all seeds; for each seed its success and a box."""
     figure, goal = Figure(figsize=(12, 10), dpi=100, layout="constrained"), config.target_return
     layout = [["share", "spread"], ["success", "success"], ["box", "box"]]
     share, spread, success, box = figure.subplot_mosaic(layout).values()
@@ -687,14 +672,13 @@ def study_figure(study: Study, config: Config) -> bytes:
     share.set(xlabel="environment steps", ylabel="share of seeds solved", xscale="log")
     share.xaxis.set_major_formatter("{x:.0f}")
     spread.set(xlabel="return of an episode, all seeds", ylabel="share of episodes")
-    success.set(ylabel=f"share of episodes\nof {goal:g} or more", ylim=(-0.05, 1.05))
-    box.set(xlabel="seed", ylabel="returns and their mean")
-    for axes in (success, box):
-        axes.ticklabel_format(useOffset=False, style="plain")
-        axes.locator_params("x", integer=True)
+    ticks = range(config.seed, config.seed + config.seeds, 1 + config.seeds // 10)
+    place = {"xlabel": "seed", "xticks": ticks, "xticklabels": ticks}
+    success.set(ylabel=f"share of episodes\nof {goal:g} or more", ylim=(-0.05, 1.05), **place)
+    box.set(ylabel="returns and their mean", **place)
     figure.suptitle(f"{config.env_id}, {config.seeds} seeds")
     figure.legend(*share.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return to_png(figure)
+    return figure
 
 
 # %% Command line: from words to a Config, and from a Config to files
@@ -709,8 +693,8 @@ GAMES = {  # what they want otherwise; a game that is not here is solved where G
     "--eval-every 4096 --confirm-episodes 300",
 }
 PRESETS = {  # options that stand for several others
-    # Mnih et al. 2015 without the pictures. Theirs alone: RMSProp, a convolutional network, the end
-    # of a life as an end, epsilon .05 in evaluations, sizes and periods for millions of steps.
+    # Mnih et al. 2015, but for Adam and its rate, the network and its initial values, time limits
+    # that are no ends, greedy evaluations, a stop when solved, and sizes and periods, all smaller.
     "vanilla": "--no-double --n-step 1 --tau 1 --target-period 500 --activation relu "
     "--no-normalize --no-optimistic --no-scale-rewards --clip-rewards --no-decay-learning-rate "
     "--train-every 4 --updates 1 --batch-size 32 --gamma 0.99 --epsilon-end 0.1 --agent online",
@@ -772,12 +756,15 @@ def parse_options(options: str | list[str]) -> dict[str, Any]:
             for value in np.ravel(values[f.name]):
                 if not low <= value <= high:  # nor is NaN
                     raise BadInput(f"{flag} must be from {low:.10g} to {high:.10g}, not {value}")
-    study = values["seeds"] > 1 or values["compare"]
-    if values["seed"] + values["seeds"] > 2**32 or (values["evaluate"] and study):
-        raise BadInput("--seeds must not go beyond the last --seed, nor a study --evaluate")
-    before = itertools.takewhile("--compare".__ne__, words)
-    given = [word for word in before if word[:10] != "--compare="]
+    if values["evaluate"] and (values["seeds"] > 1 or values["compare"]):
+        raise BadInput("--evaluate must stand without --seeds and --compare")
+    if values["seed"] + values["seeds"] > 2**32:
+        raise BadInput("--seeds must not go beyond the last --seed")
+    given = [x for x in itertools.takewhile("--compare".__ne__, words) if x[:10] != "--compare="]
     variants = tuple((shlex.join(more), Config([*given, *more])) for more in values["compare"])
+    same = ("env_id", "seed", "seeds", "evaluate", "out", "report_episodes", "target_return")
+    if any(getattr(variant, name) != values[name] for _, variant in variants for name in same):
+        raise BadInput(f"--compare must stand last, and not change {', '.join(same)}")
     return values | {"hidden": tuple(values["hidden"]), "compare": variants}
 
 
@@ -800,8 +787,8 @@ def layer_sizes(config: Config) -> tuple[int, ...]:
     try:
         env = make_game(config)
         n_obs, n_actions = gym.spaces.flatdim(env.observation_space), int(env.action_space.n)
-        if env.action_space.start:
-            raise ValueError(f"its actions are {env.action_space}")
+        if env.action_space.start or config.env_id != env.spec.id:
+            raise ValueError(f"it is {env.spec.id} with actions {env.action_space}")
     except Exception as error:
         text = f"--env-id must be a game with Discrete or Box actions, not {config.env_id}"
         raise BadInput(f"{text}: {one_line(error)}") from None
@@ -816,9 +803,9 @@ def one_line(error: Exception) -> str:
     return f"{ascii(' '.join(str(error).split()))[1:-1]:.300}"
 
 
-def progress_bar(total_steps: int, quiet: bool) -> tqdm:
-    """A bar for a terminal; in a log file it shows its start and its end alone."""
-    steps, hide = range(1, total_steps + 1), quiet or not sys.stderr
+def progress_bar(steps: range, quiet: bool) -> tqdm:
+    """A bar for a terminal; in a log file it shows its start, its end, and once an hour."""
+    hide = quiet or not sys.stderr
     wait = 0.1 if not hide and sys.stderr.isatty() else 3600
     layout = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
     return tqdm(steps, "training", initial=1, mininterval=wait, disable=hide, bar_format=layout)
@@ -826,8 +813,7 @@ def progress_bar(total_steps: int, quiet: bool) -> tqdm:
 
 def show(bar: tqdm, epsilon: float, returns: deque[float], score: float) -> None:
     recent = np.mean([*returns][-100:] or np.nan)
-    text = f"epsilon {epsilon:.2f}, return {recent:.0f}, greedy {score:.0f}"
-    bar.set_postfix_str(text, refresh=False)
+    bar.set_postfix_str(f"epsilon {epsilon:.2f}, return {recent:.0f}, greedy {score:.0f}", False)
 
 
 def run(config: Config) -> str:
@@ -859,16 +845,13 @@ def check_machine(out: Path) -> None:
     """Raises BadInput if files in the output folder cannot be written, or JAX has no device."""
     try:
         jnp.zeros(1)
-    except Exception:
-        text = f"JAX_PLATFORMS must name what this machine has, not {os.getenv('JAX_PLATFORMS')}"
-        raise BadInput(text) from None
-    try:
         write(probe := out / f".main.py.{os.getpid()}", b"")
         probe.unlink()
     except OSError as error:
         raise BadInput(f"--out must be writable, not {str(out)!r}: {one_line(error)}") from None
-    for name in filter(lambda name: (out / name).is_dir(), (*FILES, "study.csv", "study.png")):
-        raise BadInput(f"--out must not hold a folder {name}")
+    except Exception:
+        text = f"JAX_PLATFORMS must name what this machine has, not {os.getenv('JAX_PLATFORMS')}"
+        raise BadInput(text) from None
 
 
 def main(options: str | list[str] = "") -> int:
@@ -879,15 +862,12 @@ def main(options: str | list[str] = "") -> int:
             return 0
         config = Config(options)
         check_machine(Path(config.out))
-        study = config.seeds > 1 or config.compare
-        print(run_study(config) if study else run(config), flush=True)
+        print(run_study(config) if config.seeds > 1 or config.compare else run(config), flush=True)
         return 0
     except BadInput as error:
         print(f"main.py: {error} (see --help)", file=sys.stderr)
         return 2
     except Exception as error:
-        if isinstance(error, OSError):  # Python writes out what is left in stdout when it ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if isinstance(error, BrokenPipeError):  # whoever read our output has gone
             return 0
         if sys.flags.dev_mode:

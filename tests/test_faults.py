@@ -119,6 +119,17 @@ def test_an_old_python_is_told_so_in_one_sentence():
     assert done.stderr == "main.py needs Python 3.10 or newer\n"
 
 
+def test_a_session_goes_on_printing_after_a_file_has_failed(tmp_path):
+    """As in a notebook: stdout is only given up where it is stdout that has failed."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import main\n"
+        "def run(config): raise PermissionError(13, 'denied', 'agent.gif')\n"
+        f"main.run = run; print(main.main(['--out', {str(tmp_path)!r}])); print('still here')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split("\n")[:2] == ["1", "still here"]
+
+
 @pytest.mark.parametrize("platform", ["cuda", "warp"])
 def test_a_device_that_is_not_there_is_bad_input(platform, tmp_path):
     done = subprocess.run(
@@ -144,10 +155,12 @@ def test_an_output_folder_that_cannot_be_written_is_bad_input(out, capsys):
     assert (out, err.count("\n")) == ("", 1)
 
 
-def test_a_folder_in_the_place_of_a_file_is_bad_input(tmp_path, capsys):
+def test_a_folder_in_the_place_of_a_file_is_said_and_the_new_content_kept(tmp_path, capsys, quick):
     (tmp_path / "agent.gif").mkdir()
-    assert main.main(["--out", str(tmp_path)]) == 2
-    assert "agent.gif" in capsys.readouterr().err
+    assert main.main(f"{TINY} --out '{tmp_path}'") == 1
+    [new] = tmp_path.glob("new-*-agent.gif")
+    assert new.name in capsys.readouterr().err.splitlines()[-1]
+    assert new.read_bytes().startswith(b"GIF")
 
 
 def test_a_file_of_the_users_is_never_touched(tmp_path, quick):

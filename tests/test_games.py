@@ -46,7 +46,8 @@ for game in (TwoChoices, FromOne, Unbounded, Levers):
 
 
 @pytest.mark.parametrize(
-    "env_id", ["TwoChoices-v0", "FromOne-v0", "Unbounded-v0", "Nowhere-v0", "nowhere:X-v0"]
+    "env_id",
+    ["TwoChoices-v0", "FromOne-v0", "Unbounded-v0", "Nowhere-v0", "nowhere:X-v0", "CartPole"],
 )
 def test_a_game_whose_actions_do_not_fit_is_refused(env_id):
     with pytest.raises(ValueError, match="--env-id"):

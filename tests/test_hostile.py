@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, reseal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import tree
@@ -260,3 +260,22 @@ def test_any_edit_is_loaded_to_the_same_arrays_or_refused(good, tmp_path_factory
     path = tmp_path_factory.getbasetemp() / "edited.pkl"
     path.write_bytes(original[:start] + data.draw(st.binary(max_size=20)) + original[stop:])
     same_or_refused(path, good[1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["--env-id=stranger:CartPole-v1 --compare", "OPTIONS --compare=--env-id=stranger:CartPole-v1",
+     "--env-id=stranger:CartPole-v1 --hidden", "--env-id=stranger:CartPole-v1 --"],
+)  # fmt: skip
+def test_options_in_a_file_import_no_module(options, tmp_path, monkeypatch):
+    """Gymnasium imports what stands before the colon of an id."""
+    (tmp_path / "stranger.py").write_text("import pathlib; pathlib.Path('here').touch()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "params.pkl"
+    main.save_params(path, main.init_params(Config()), config=Config())
+    reseal(path, lambda c: c.update(options=options.replace("OPTIONS", c["options"])))
+    for config in (None, Config()):
+        with contextlib.suppress(main.BadInput):
+            main.load_params(path, config)
+    assert not (tmp_path / "here").exists()

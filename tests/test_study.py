@@ -139,23 +139,20 @@ def test_an_interval_holds_the_truth_as_often_as_it_says():
 
 
 @pytest.mark.parametrize(("first", "n", "variants"), [(0, 1, 2), (4294967000, 30, 1), (0, 4, 12)])
-def test_the_figure_shows_the_share_of_seeds_solved_against_steps(first, n, variants, monkeypatch):
-    figures = []
+def test_the_figure_shows_the_share_of_seeds_solved_against_steps(first, n, variants, tmp_path):
     study = {
         name: [100 * np.arange(1, n + 1), np.ones(n), np.full((n, 2), 500.0)]
         for name in ["default", *map(str, range(variants - 1))]
     }
     study["default"][2][0] = 400  # its first seed is not solved
     config = Config(f"--seed {first} --seeds {n}")
-    with monkeypatch.context() as patch:
-        patch.setattr(main, "to_png", figures.append)
-        main.study_figure(study, config)
-    share, _, success, _ = figures[0].axes
+    figure = main.study_figure(study, config)
+    share, _, success, _ = figure.axes
     steps, shares = share.get_lines()[0].get_data()
     expected = {t: sum(100 * i <= t for i in range(2, n + 1)) / n for t in steps}
     assert dict(zip(steps, shares, strict=True)) == pytest.approx(expected)
     assert len(share.get_lines()) == variants
     assert list(success.get_lines()[0].get_ydata()) == [0] + [1] * (n - 1)
-    assert all(axes.get_ylabel() for axes in figures[0].axes)
-    picture = iio.imread(main.study_figure(study, config), extension=".png")
-    assert picture.shape[:2] == (1000, 1200)
+    assert all(axes.get_ylabel() for axes in figure.axes)
+    main.write(tmp_path / "study.png", figure)
+    assert iio.imread(tmp_path / "study.png").shape[:2] == (1000, 1200)

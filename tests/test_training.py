@@ -232,7 +232,7 @@ AGENTS = {  # of the course's documents: each is flags alone
     "c": "--hidden 64 64 --loss squared --learning-rate 0.001 --tau 0.001 --target-period 1 "
     "--memory-size 100000 --batch-size 64 --warmup-steps 64 --epsilon-start 0.9 "
     "--epsilon-end 0.01 --epsilon-decay 9.491 --epsilon-schedule exponential "
-    "--total-steps 400000 --eval-every 4000",
+    "--total-steps 300000 --eval-every 4000",
 }
 
 
