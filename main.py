@@ -676,7 +676,7 @@ def study_figure(study: Study, config: Config) -> Figure:
     place = {"xlabel": "seed", "xticks": ticks, "xticklabels": ticks}
     success.set(ylabel=f"share of episodes\nof {goal:g} or more", ylim=(-0.05, 1.05), **place)
     box.set(ylabel="returns and their mean", **place)
-    figure.suptitle(f"{config.env_id}, {config.seeds} seeds")
+    figure.suptitle(f"{config.env_id}, number of seeds: {config.seeds}")
     figure.legend(*share.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 

@@ -37,6 +37,7 @@ def test_one_ctrl_c_ends_a_run_silently_by_the_signal_and_a_shell_loop_with_it(o
     shell = subprocess.Popen(
         ["bash", "-c", f"for s in 1 2; do {run}; touch '{old}/after'; done"],
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in a terminal
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
