@@ -684,13 +684,13 @@ def study_figure(study: Study, config: Config) -> Figure:
 # %% Command line: from words to a Config, and from a Config to files
 GAMES = {  # what they want otherwise; a game that is not here is solved where Gymnasium says
     "CartPole-v1": "--max-reward 1 --target-return 500",
-    "Acrobot-v1": "--max-reward 0 --target-return -82 --gamma 0.99 --epsilon-decay 5000 "
-    "--total-steps 40000 --eval-every 2048 --confirm-episodes 400",
+    "Acrobot-v1": "--max-reward 0 --target-return -75 --gamma 0.99 --epsilon-decay 5000 "
+    "--total-steps 50000 --eval-every 2048 --confirm-episodes 400",
     "MountainCar-v0": "--max-reward 0 --target-return -104 --gamma 0.99 --epsilon-decay 36000 "
     "--total-steps 160000 --eval-every 4096 --confirm-episodes 100 --no-normalize --n-step 3 "
     "--tau 0.005",
-    "Pendulum-v1": "--max-reward 0 --target-return -150 --epsilon-decay 5000 --total-steps 60000 "
-    "--eval-every 4096 --confirm-episodes 300",
+    "Pendulum-v1": "--max-reward 0 --target-return -165 --tau 0.01 --epsilon-decay 5000 "
+    "--total-steps 20000 --eval-every 5000 --no-early-stop --no-keep-best",
 }
 PRESETS = {  # options that stand for several others
     # Mnih et al. 2015, but for Adam and its rate, the network and its initial values, time limits
