@@ -538,7 +538,7 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
         if env_id != config.env_id if config else env_id not in gym.registry:
             raise ValueError(f"it is for the game {env_id}, not the one asked for or not known")
         bins = [f"--action-bins={config.action_bins}"] if config else []  # as they will be played
-        known = shlex.split(options.replace("--compare", ""))  # which would take what follows, too
+        known = [x for x in shlex.split(options) if not x.startswith("--compare")]  # takes the rest
         like = init_params(Config([*known, f"--env-id={env_id}", *bins]))
         stored = tree.unflatten(tree.structure(like), numbers)
         params = tree.map(lambda x, y: np.frombuffer(y, "<f4").reshape(x.shape), like, stored)

@@ -265,7 +265,9 @@ def test_any_edit_is_loaded_to_the_same_arrays_or_refused(good, tmp_path_factory
 @pytest.mark.parametrize(
     "options",
     ["--env-id=stranger:CartPole-v1 --compare", "OPTIONS --compare=--env-id=stranger:CartPole-v1",
-     "--env-id=stranger:CartPole-v1 --hidden", "--env-id=stranger:CartPole-v1 --"],
+     "--env-id=stranger:CartPole-v1 --hidden", "--env-id=stranger:CartPole-v1 --",
+     "--env-id=stranger:CartPole-v1 --comp--compareare", "--env-id=stranger:CartPole-v1 --com''pare",
+     "OPTIONS --comp--compareare=--env-id=stranger:CartPole-v1"],
 )  # fmt: skip
 def test_options_in_a_file_import_no_module(options, tmp_path, monkeypatch):
     """Gymnasium imports what stands before the colon of an id."""
