@@ -266,7 +266,8 @@ def test_any_edit_is_loaded_to_the_same_arrays_or_refused(good, tmp_path_factory
     "options",
     ["--env-id=stranger:CartPole-v1 --compare", "OPTIONS --compare=--env-id=stranger:CartPole-v1",
      "--env-id=stranger:CartPole-v1 --hidden", "--env-id=stranger:CartPole-v1 --",
-     "--env-id=stranger:CartPole-v1 --comp--compareare", "--env-id=stranger:CartPole-v1 --com''pare",
+     "--env-id=stranger:CartPole-v1 --comp--compareare",
+     "--env-id=stranger:CartPole-v1 --com''pare",
      "OPTIONS --comp--compareare=--env-id=stranger:CartPole-v1"],
 )  # fmt: skip
 def test_options_in_a_file_import_no_module(options, tmp_path, monkeypatch):
@@ -274,6 +275,7 @@ def test_options_in_a_file_import_no_module(options, tmp_path, monkeypatch):
     (tmp_path / "stranger.py").write_text("import pathlib; pathlib.Path('here').touch()")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "stranger", raising=False)  # of another case
     path = tmp_path / "params.pkl"
     main.save_params(path, main.init_params(Config()), config=Config())
     reseal(path, lambda c: c.update(options=options.replace("OPTIONS", c["options"])))
