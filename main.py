@@ -2,8 +2,8 @@
 
 A neural network predicts how much reward will follow each action. The agent mostly takes the action
 with the best prediction, remembers what happened, and corrects its predictions on random samples of
-its memory: the Deep Q-Network of Mnih et al. 2015, with the target of Double DQN (van Hasselt et
-al. 2016) and optimistic initial values (Sutton & Barto 2018).
+its memory: the Deep Q-Network of Mnih et al. 2015 with the target of Double DQN (van Hasselt et al.
+2016), a softly following target network, scaled inputs and rewards, and two updates a step.
 
     python main.py                          train, then write params.pkl, two GIFs and a figure
     python main.py --evaluate params.pkl    score trained parameters, without training
@@ -54,10 +54,10 @@ from tqdm import tqdm
 
 
 # %% Configuration: what can be chosen
-def option(default: Any, meaning: str, *allowed: Any, group: str = "", compare: bool = True) -> Any:
-    """A field of Config; allowed are the least and the largest number, or the words."""
+def option(default: Any, meaning: str, *allowed: Any, group: str = "", key: bool = True) -> Any:
+    """A field of Config; allowed: least and largest number, or words; key: if equality needs it."""
     about = {"meaning": meaning, "allowed": allowed, "group": group}
-    return field(default=default, metadata=about, compare=compare)
+    return field(default=default, metadata=about, compare=key)
 
 
 @dataclass(frozen=True, init=False)
@@ -70,13 +70,13 @@ class Config:
     """
 
     env_id: str = option("CartPole-v1", "Gymnasium game to play", group="Run")
-    seed: int = option(0, "decides every random number", 0, 4294967295, compare=False)
-    seeds: int = option(1, "study so many seeds, from --seed on", 1, 1000, compare=False)
-    compare: tuple = option((), "study variants: each word after it, one's options", compare=False)
-    evaluate: str = option("", "score this parameter file, do not train", compare=False)
-    out: str = option(".", "folder that receives the files", compare=False)
+    seed: int = option(0, "decides every random number", 0, 4294967295, key=False)
+    seeds: int = option(1, "study so many seeds, from --seed on", 1, 1000, key=False)
+    compare: tuple = option((), "study variants: each word after it, one's options", key=False)
+    evaluate: str = option("", "score this parameter file, do not train", key=False)
+    out: str = option(".", "folder that receives the files", key=False)
     report_episodes: int = option(100, "fresh episodes that score an agent", 1, 1e5)
-    vanilla: bool = option(False, "preset: this file's ideas off, as in 2015 (below)")
+    vanilla: bool = option(False, "preset: this file's ideas off, near to 2015 (below)")
     steady: bool = option(False, "preset: train to the end, and hand in the last parameters")
     total_steps: int = option(51_200, "environment steps at most", 1, 1e8, group="Training")
     warmup_steps: int = option(512, "random steps before learning starts", 1, 1e8)
@@ -95,8 +95,8 @@ class Config:
     normalize: bool = option(True, "divide observations by 1.5 standard deviations")
     optimistic: bool = option(True, "start with the best Q-values there can be, if known")
     max_reward: float = option(np.inf, "the game's best reward for one step", -1e9, np.inf)
-    epsilon_start: float = option(1.0, "share of random actions at first", 0, 1, group="Policy")
-    epsilon_end: float = option(0.05, "share of random actions in the end", 0, 1)
+    epsilon_start: float = option(1.0, "first share of random actions", 0, 1, group="Policy")
+    epsilon_end: float = option(0.05, "last share of random actions", 0, 1)
     epsilon_decay: float = option(2500.0, "steps it falls for, or its time constant", 1, 1e9)
     epsilon_schedule: str = option("linear", "how the share falls", "linear", "exponential")
     action_bins: int = option(11, "actions that stand for a continuous one", 2, 1000)
@@ -122,21 +122,25 @@ class Config:
     sizes: tuple[int, ...] = ()  # of all layers: O, the hidden ones, A; follows from the others
 
     def __init__(self, options: str | list[str] = "") -> None:
-        vars(self).update(parse_options(options))
+        vars(self).update(parse_options(options))  # frozen from now on
         vars(self).update(sizes=layer_sizes(self))
+
+
+def derive_seed(seed: int, purpose: str, step: int = 0) -> int:
+    """A seed of its own for each consumer of random numbers, all from the seed of the run."""
+    return int(np.random.SeedSequence([seed, step, *purpose.encode()]).generate_state(1)[0])
 
 
 # %% Network: a multi-layer perceptron from an observation to one Q-value per action
 Params = dict[str, Any]
-ACTIVATIONS = {"relu": nn.relu, "silu": nn.silu, "tanh": nn.tanh}
 
 
 def init_params(config: Config) -> Params:
     """Parameters of an MLP from O numbers to A; `scale` [O] is what observations are divided by.
 
     The hidden layers stand under the name of their activation: policy_fn knows no config.
-    Initial values are optimistic (for bandits: Sutton & Barto 2018, section 2.6), close to the most
-    that sum_k gamma^k r can be, or to 0 if each step costs something: disappointments stand out.
+    Initial values are optimistic (for bandits: Sutton & Barto 2018, section 2.6): by a small gain
+    nearly the most that sum_k gamma^k r can be, or 0, so that what was not tried looks better.
     """
     most = max(0.0, reward_to_learn(config.max_reward, config) / (1 - config.gamma))
     rng = np.random.default_rng(derive_seed(config.seed, "init"))
@@ -151,7 +155,7 @@ def init_params(config: Config) -> Params:
 
 
 def init_dense(rng: np.random.Generator, n: int, m: int, gain: float = 1, bias: float = 0) -> Any:
-    """A layer from n numbers to m; with gain 1 their variance stays (LeCun et al. 1998)."""
+    """A layer from n numbers to m; weights of variance gain^2 / n (gain 1: LeCun et al. 1998)."""
     bound = gain * np.sqrt(3 / n)  # the variance of uniform numbers is bound^2 / 3
     weights = rng.uniform(-bound, bound, (n, m)).astype(np.float32)
     return {"w": weights, "b": np.full(m, bias, np.float32)}
@@ -169,7 +173,7 @@ def q_values(params: Params, obs: Any) -> Array:
     x = obs / lax.stop_gradient(params["scale"])  # measured, not learned
     [(activation, layers)] = params["hidden"].items()
     for layer in layers:
-        x = ACTIVATIONS[activation](dense(layer, x))
+        x = getattr(nn, activation)(dense(layer, x))
     q = dense(params["output"], x)
     if "value" in params:
         q = dense(params["value"], x) + q - q.mean(axis=-1, keepdims=True)
@@ -192,7 +196,7 @@ def policy_fn(rng: Array | None, params: Params, obs: Any) -> Array:
 def action_fn(rng: Array, params: Params, obs: Any, epsilon: float = 0.05, step: int = 0) -> Array:
     """Epsilon-greedy: random with probability epsilon, else greedy; [..., O] -> [...].
 
-    One rng serves a whole game: fold_in makes the key of each step. Its two numbers are the coin
+    One rng serves a whole training: fold_in makes the key of a step. Its two numbers are the coin
     and the choice of a random action, as independent as with a key for each, and quicker.
     """
     coin, choice = random.uniform(random.fold_in(rng, step), (2, *obs.shape[:-1]))
@@ -209,7 +213,7 @@ def epsilon_at(step: int, config: Config) -> float:
     return float(left * config.epsilon_start + (1 - left) * config.epsilon_end)
 
 
-# %% Replay: what happened is kept as it happened, and learned from in random order
+# %% Replay: what happened is kept as it happened, and learned from at random
 class Batch(NamedTuple):
     """What is learned from: B transitions; or one of them, without the B.
 
@@ -236,7 +240,7 @@ def row_type(n_obs: int) -> np.dtype:
 
 
 def remember(memory: deque[bytearray], *step: Any) -> None:
-    """Stores obs, action, ..., next_obs as bytes, which join to an array quicker than tuples."""
+    """Stores obs, action, ..., next_obs as bytes: these join to an array quicker than tuples."""
     memory.append(bytearray(np.array((*step, np.inf), row_type(len(step[0])))))
 
 
@@ -261,15 +265,6 @@ def sample_batch(rng: Any, memory: deque, batch_size: int, config: Config, step:
     return Batch(obs, action, *n_step_return(rows, slot, config), weight, slot)
 
 
-def prioritize(memory: deque[bytearray], batch: Batch, learner: "Learner", config: Config) -> None:
-    """With --prioritized: p_i = |error_i| + 1e-6 for each row i that was just learned from."""
-    if config.prioritized:
-        rows, dtype = list(memory), row_type(config.sizes[0])
-        errors = td_errors(learner.params, learner.target, batch, config=config)
-        for i, p in zip(batch.slot, np.abs(errors) + 1e-6, strict=True):
-            np.frombuffer(rows[i], dtype)["priority"] = p  # in place
-
-
 def n_step_return(rows: np.ndarray, slot: np.ndarray, config: Config) -> tuple[np.ndarray, ...]:
     """reward, discount and next_obs of the n-step transitions that start at these slots.
 
@@ -281,7 +276,7 @@ def n_step_return(rows: np.ndarray, slot: np.ndarray, config: Config) -> tuple[n
     over[-1] = True
     reward, last = rewards[slot], slot
     for k in range(1, config.n_step):
-        goes_on = (last == slot + k - 1) & ~over[last]
+        goes_on = ~over[last]
         last = last + goes_on
         reward = reward + goes_on * config.gamma**k * rewards[last]
     discount = config.gamma ** (last - slot + 1) * ~rows["terminated"][last]
@@ -289,7 +284,8 @@ def n_step_return(rows: np.ndarray, slot: np.ndarray, config: Config) -> tuple[n
 
 
 def reward_to_learn(reward: Any, config: Config) -> Any:
-    """Rewards as the agent learns from them; what is reported stays as the game gave it."""
+    """Rewards as the agent learns from them; what is reported stays as the game gave it. Times
+    1 - gamma, a value is a weighted mean of rewards: sum_k gamma^k (1 - gamma) = 1."""
     if config.clip_rewards:
         reward = np.clip(reward, -1, 1)
     return reward * (1 - config.gamma) if config.scale_rewards else reward
@@ -310,13 +306,14 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     rate: Any = config.learning_rate
     if config.decay_learning_rate:
         rounds = config.total_steps // config.train_every
-        rounds -= (config.warmup_steps - 1) // config.train_every
+        rounds -= (config.warmup_steps - 1) // config.train_every  # those without an update
         rate = optax.linear_schedule(rate, 0.0, rounds * config.updates)
     off = optax.identity()
     is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # they decay, times the learning rate
     return optax.chain(
         optax.clip(config.clip_value) if config.clip_value else off,
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else off,
+        # All parameters as one array, which compiles to fewer operations:
         optax.flatten(optax.scale_by_amsgrad() if config.amsgrad else optax.scale_by_adam()),
         optax.add_decayed_weights(config.weight_decay, is_matrix) if config.weight_decay else off,
         optax.scale_by_learning_rate(rate),
@@ -324,7 +321,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def new_learner(config: Config) -> Learner:
-    """The learner that a run of this config starts with: online and target network are equal."""
+    """The learner that a run starts with, made by one program; both its networks are the same."""
     start = jit(lambda p: Learner(p, p, make_optimizer(config).init(p), jnp.int32(0)))
     return start(init_params(config))
 
@@ -354,7 +351,7 @@ def td_error(params: Params, target: Params, t: Batch, *, config: Config) -> Arr
 @partial(jit, static_argnames="config")
 def td_errors(params: Params, target: Params, batch: Batch, *, config: Config) -> Array:
     """td_error of each transition in a batch; [B]."""
-    return vmap(partial(td_error, config=config), (None, None, 0))(params, target, batch)
+    return vmap(partial(td_error, config=config), in_axes=(None, None, 0))(params, target, batch)
 
 
 def loss_fn(params: Params, target: Params, batch: Batch, *, config: Config) -> Array:
@@ -373,17 +370,26 @@ def update_fn(learner: Learner, batch: Batch, *, config: Config) -> Learner:
     grads = grad(loss_fn)(params, target, batch, config=config)
     updates, opt_state = make_optimizer(config).update(grads, opt_state, params)
     params, count = optax.apply_updates(params, updates), count + 1
-    followed = optax.incremental_update(params, target, config.tau)
+    new_target = optax.incremental_update(params, target, config.tau)
     if config.target_period > 1:
-        followed = optax.periodic_update(followed, target, count, config.target_period)
-    return Learner(params, followed, opt_state, count)
+        new_target = optax.periodic_update(new_target, target, count, config.target_period)
+    return Learner(params, new_target, opt_state, count)
 
 
 @partial(jit, static_argnames="config")
 def update_round(learner: Learner, batch: Batch, *, config: Config) -> Learner:
-    """U updates, each on its share of the batch [U B, ...]: one compiled call is quicker than U."""
+    """update_fn for each of U batches, which come as one [U B, ...]; a loop that is compiled."""
     batches = tree.map(lambda x: x.reshape(config.updates, -1, *x.shape[1:]), batch)
-    return lax.scan(lambda x, b: (update_fn(x, b, config=config), None), learner, batches)[0]
+    return lax.scan(lambda now, b: (update_fn(now, b, config=config), None), learner, batches)[0]
+
+
+def prioritize(memory: deque[bytearray], batch: Batch, learner: Learner, config: Config) -> None:
+    """With --prioritized: p_i = |error_i| + 1e-6, after the round, of each row i learned from."""
+    if config.prioritized:
+        rows, dtype = list(memory), row_type(config.sizes[0])
+        errors = td_errors(learner.params, learner.target, batch, config=config)
+        for i, p in zip(batch.slot, np.abs(errors) + 1e-6, strict=True):
+            np.frombuffer(rows[i], dtype)["priority"] = p  # a view: writes to the row
 
 
 # %% Games
@@ -399,11 +405,6 @@ def make_game(config: Config, **options: Any) -> gym.Env:
     env = gym.wrappers.FlattenObservation(env)
     endless = not getattr(env.spec, "max_episode_steps", None)
     return gym.wrappers.TimeLimit(env, 1_000) if endless else env
-
-
-def derive_seed(seed: int, purpose: str, step: int = 0) -> int:
-    """A seed of its own for each consumer of random numbers, all from the seed of the run."""
-    return int(np.random.SeedSequence([seed, step, *purpose.encode()]).generate_state(1)[0])
 
 
 def evaluate(
@@ -430,6 +431,12 @@ def evaluate(
     return returns
 
 
+def solved(returns: np.ndarray, config: Config) -> bool:
+    """Solved: the mean of N fresh greedy returns, of standard error std / sqrt(N), is target_return
+    or more; N is confirm_episodes to stop, report_episodes to report and in a study."""
+    return bool(returns.mean() >= config.target_return)
+
+
 # %% Training: act, remember, learn, evaluate
 class History(NamedTuple):
     """What happened during training."""
@@ -437,7 +444,7 @@ class History(NamedTuple):
     lengths: list[int]  # of the episodes, in environment steps
     returns: list[float]  # of the episodes
     evaluations: list[tuple[int, float]]  # environment step, mean greedy return
-    score: float  # the mean greedy return of the parameters that training has returned
+    score: float  # mean greedy return of the chosen parameters; the best of many is a bit lucky
 
 
 def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
@@ -445,13 +452,13 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
 
     By default the target network is evaluated, an average of the recent online ones.
     """
-    env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, "train")
+    env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, "train")  # of all
     memory: deque[bytearray] = deque(maxlen=config.memory_size)
     learner, evaluations = new_learner(config), []
     chosen, chosen_score = learner.target, -np.inf
     agent_rng = random.key(derive_seed(config.seed, "agent"))
     rng = np.random.default_rng(derive_seed(config.seed, "memory"))
-    play, goal = partial(evaluate, config=config), config.target_return
+    play = partial(evaluate, config=config)
     obs, _ = env.reset(seed=derive_seed(config.seed, "game"))
     for step in (bar := progress_bar(range(1, config.total_steps + 1), quiet)):
         # Act.
@@ -473,28 +480,28 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
         # Evaluate.
         if step % config.eval_every == 0 or step == config.total_steps:
             agent = learner.target if config.agent == "target" else learner.params
-            score = play(agent, config.eval_episodes, "evaluation", step).mean()
-            if config.early_stop and score >= goal:  # the best of many may be luck
-                score = play(agent, config.confirm_episodes, "confirmation", step).mean()
-            evaluations.append((step, float(score)))
+            returns = play(agent, config.eval_episodes, "evaluation", step)
+            if config.early_stop and solved(returns, config):  # the best of many may be luck
+                returns = play(agent, config.confirm_episodes, "confirmation", step)
+            evaluations.append((step, score := float(returns.mean())))
             if score > chosen_score or not config.keep_best:
-                chosen, chosen_score = agent, float(score)
+                chosen, chosen_score = agent, score
             show(bar, epsilon_at(step, config), env.return_queue, score)
-            if step == config.total_steps or config.early_stop and score >= goal:
+            if step == config.total_steps or config.early_stop and solved(returns, config):
                 bar.total = step  # the rest was not needed
                 break
     env.close()
     return chosen, History([*env.length_queue], [*env.return_queue], evaluations, chosen_score)
 
 
-# %% Files: each is made in memory, then put in place in one step
+# %% Files: each is put in place in one step
 FILES = ("params.pkl", "agent.gif", "random.gif", "learning_curve.png", "hand-in.zip")
 MAX_BYTES, MAX_INSTRUCTIONS, MAX_WORD = 2**24, 100_000, 10_000  # of a parameter file
 GIF_SECONDS, FRAME_MS = 10, 80
 
 
 def write(path: Path, data: bytes | Figure) -> None:
-    """Replaces a file as a whole. If that fails (on Windows, while it is open), new-... stays."""
+    """Replaces a file as a whole. If it is open, as on Windows: the new one stays, as new-...."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"new-{os.getpid()}-{path.name}")
     try:
@@ -506,7 +513,7 @@ def write(path: Path, data: bytes | Figure) -> None:
 
 
 def save_params(path: Path | str, params: Params, *, config: Config, score: float = np.nan) -> None:
-    """Writes parameters, and what is needed to play them, as builtins and NumPy arrays alone."""
+    """Writes the pickle of the course: parameters, and what playing them needs, as plain data."""
     content = {
         "env_id": config.env_id,
         "options": as_options(config),
@@ -535,15 +542,14 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
         words = [x[:MAX_WORD] for x in listed if isinstance(x, str)]
         numbers = [x for x in listed if isinstance(x, bytes) and x != b"b"]  # that is NumPy's own
         env_id, options = (words[words.index(name) + 1] for name in ("env_id", "options"))
-        if env_id != config.env_id if config else env_id not in gym.registry:
+        if env_id not in ([config.env_id] if config else gym.registry):
             raise ValueError(f"it is for the game {env_id}, not the one asked for or not known")
         bins = [f"--action-bins={config.action_bins}"] if config else []  # as they will be played
         known = [x for x in shlex.split(options) if not x.startswith("--compare")]  # takes the rest
         like = init_params(Config([*known, f"--env-id={env_id}", *bins]))
         stored = tree.unflatten(tree.structure(like), numbers)
         params = tree.map(lambda x, y: np.frombuffer(y, "<f4").reshape(x.shape), like, stored)
-        finite = np.isfinite(np.frombuffer(b"".join(numbers), "<f4")).all()
-        if not finite or not (params["scale"] > 0).all():
+        if not all(np.isfinite(x).all() for x in tree.leaves(params)) or min(params["scale"]) <= 0:
             raise ValueError("its numbers are not finite, or its scale is not positive")
         return jit(lambda params: params)(params)  # on the device, once for all
     except Exception as error:
@@ -553,7 +559,8 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
 def record(path: Path, params: Params, epsilon: float, *, config: Config) -> None:
     """Writes a GIF of ten seconds in real time: half the size, 6 levels of red, green and blue."""
     if "rgb_array" not in make_game(config).metadata.get("render_modes", ()):
-        return  # it cannot be drawn
+        path.unlink(missing_ok=True)  # an older one is of another game
+        return  # this one cannot be drawn
     env, rng = make_game(config, render_mode="rgb_array"), random.key(config.seed)
     fps = env.metadata.get("render_fps") or 30  # which is what RecordVideo assumes
     frames, (obs, _) = [], env.reset(seed=derive_seed(config.seed, "gif"))
@@ -598,7 +605,7 @@ def hand_in(out: Path) -> bytes:
 
 
 # %% Study: does it work for every seed, and what does each idea buy?
-COLUMNS = ("seed", "steps", "episodes", "seconds", "mean", "min", "returns", "options")
+COLUMNS = "seed,steps,episodes,seconds,mean,min,returns,options"
 TABLE = """ solved   mean    min  median   from     to   most  ratio  from    to  seconds  variant
 {}
 solved: a mean of {:g} or more over {} fresh episodes; min: the worst episode of all
@@ -612,10 +619,10 @@ def run_study(config: Config) -> str:
     """Trains each variant on the same seeds, a line each in study.csv; goes on where it stopped."""
     path, variants = Path(config.out) / "study.csv", {"default": config, **dict(config.compare)}
     seeds, study = range(config.seed, config.seed + config.seeds), {name: [] for name in variants}
-    text = path.read_text("utf-8") if path.exists() else ",".join(COLUMNS)
+    text = path.read_text("utf-8") if path.exists() else COLUMNS
     lines = {line.split(",")[-1]: line for line in text.splitlines()}  # by a run's options
     for seed, name in tqdm([*itertools.product(seeds, study)], "study", disable=not sys.stderr):
-        agent = Config(options := as_options(Config(f"{as_options(variants[name])} --seed {seed}")))
+        options = as_options(agent := Config(f"{as_options(variants[name])} --seed {seed}"))
         if options not in lines:
             start, (params, history) = time.perf_counter(), train(agent, quiet=True)
             seconds = round(time.perf_counter() - start, 1)
@@ -640,9 +647,9 @@ def interval(statistic: Any, values: np.ndarray) -> np.ndarray:
 def study_table(study: Study, config: Config) -> str:
     rows = []
     for name, (steps, seconds, returns) in study.items():
-        solved = sum(returns.mean(axis=1) >= config.target_return)
+        good = sum(solved(r, config) for r in returns)
         ratio = np.exp(interval(np.mean, np.log(steps / study["default"][0])))
-        row = f"{solved}/{len(steps)}", returns.mean(), returns.min(), *interval(np.median, steps)
+        row = f"{good}/{len(steps)}", returns.mean(), returns.min(), *interval(np.median, steps)
         rows.append(ROW.format(*row, max(steps), *ratio, np.median(seconds), name))
     return TABLE.format("\n".join(rows), config.target_return, config.report_episodes)
 
@@ -651,20 +658,18 @@ def study_figure(study: Study, config: Config) -> Figure:
     """The share of seeds solved against steps, with 95% bands (after the performance profiles of
     Agarwal et al. 2021); returns of all seeds; for each seed its success and a box."""
     figure, goal = Figure(figsize=(12, 10), dpi=100, layout="constrained"), config.target_return
-    layout = [["share", "spread"], ["success", "success"], ["box", "box"]]
-    share, spread, success, box = figure.subplot_mosaic(layout).values()
+    share, spread, success, box = figure.subplot_mosaic("AB;CC;DD").values()
     bins = np.histogram_bin_edges(np.hstack([r.ravel() for _, _, r in study.values()]), 25)
     grid = np.unique(np.hstack([config.eval_every, *(steps for steps, _, _ in study.values())]))
     for i, (name, (steps, _, returns)) in enumerate(study.items()):
         look = {"color": f"C{i % 10}", "ls": "-" if i < 10 else "--"}
         dots = {"marker": ".", "ls": "", **dict.fromkeys(("color", "mec", "mfc"), look["color"])}
         seeds = config.seed + np.arange(len(steps)) + 0.8 * i / len(study)
-        solved = (steps[:, None] <= grid) & (returns.mean(axis=1, keepdims=True) >= goal)
-        middle, *band = interval(np.mean, solved)
+        good = np.array([[solved(r, config)] for r in returns]) & (steps[:, None] <= grid)
+        middle, *band = interval(np.mean, good)
         share.step(grid, middle, where="post", label=name, **look)
         share.fill_between(grid, *band, step="post", alpha=0.15, color=look["color"])
-        weights = np.full(returns.size, 1 / returns.size)
-        spread.hist(returns.ravel(), bins, weights=weights, histtype="step", **look)
+        spread.stairs(np.histogram(returns, bins)[0] / returns.size, bins, **look)
         success.plot(seeds, (returns >= goal).mean(axis=1), **dots)
         lines = {f"{part}props": look for part in ("box", "whisker", "cap", "median")}
         lines |= {"meanprops": dots, "flierprops": dots | {"ms": 2}, "manage_ticks": False}
@@ -684,17 +689,16 @@ def study_figure(study: Study, config: Config) -> Figure:
 # %% Command line: from words to a Config, and from a Config to files
 GAMES = {  # what they want otherwise; a game that is not here is solved where Gymnasium says
     "CartPole-v1": "--max-reward 1 --target-return 500",
-    "Acrobot-v1": "--max-reward 0 --target-return -75 --gamma 0.99 --epsilon-decay 5000 "
-    "--total-steps 50000 --eval-every 2048 --confirm-episodes 400",
-    "MountainCar-v0": "--max-reward 0 --target-return -104 --gamma 0.99 --epsilon-decay 36000 "
-    "--total-steps 160000 --eval-every 4096 --confirm-episodes 100 --no-normalize --n-step 3 "
-    "--tau 0.005",
+    "Acrobot-v1": "--max-reward 0 --target-return -72 --hidden 64 64 64 --epsilon-decay 5000 "
+    "--eval-every 4096 --confirm-episodes 400",
+    "MountainCar-v0": "--max-reward 0 --target-return -100 --hidden 64 64 64 --tau 0.01 "
+    "--epsilon-decay 10000 --eval-every 2048 --confirm-episodes 400",
     "Pendulum-v1": "--max-reward 0 --target-return -165 --tau 0.01 --epsilon-decay 5000 "
     "--total-steps 20000 --eval-every 5000 --no-early-stop --no-keep-best",
 }
 PRESETS = {  # options that stand for several others
     # Mnih et al. 2015, but for Adam and its rate, the network and its initial values, time limits
-    # that are no ends, greedy evaluations, a stop when solved, and sizes and periods, all smaller.
+    # that are no ends, greedy evaluations, the best agent kept, smaller sizes and shorter periods.
     "vanilla": "--no-double --n-step 1 --tau 1 --target-period 500 --activation relu "
     "--no-normalize --no-optimistic --no-scale-rewards --clip-rewards --no-decay-learning-rate "
     "--train-every 4 --updates 1 --batch-size 32 --gamma 0.99 --epsilon-end 0.1 --agent online",
@@ -715,14 +719,10 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser() -> Parser:
     """A parser with an option for each field of Config, under the heading of its group."""
-    parser = Parser(
-        usage="python main.py [options]",
-        description=__doc__,
-        epilog="\n".join(f"{name} stands for {words}" for name, words in (PRESETS | GAMES).items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        add_help=False,  # it would end the process, also for a parameter file that asks for help
-    )
+    parser = Parser(description=__doc__, allow_abbrev=False, add_help=False)  # help ends a process
+    parser.usage = "python main.py [options]"
+    parser.epilog = "\n".join(f"{name} stands for {x}" for name, x in (PRESETS | GAMES).items())
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     for flag, f in OPTIONS.items():
         meaning, allowed, heading = f.metadata.values()
         if heading:
@@ -745,23 +745,22 @@ def parse_options(options: str | list[str]) -> dict[str, Any]:
     """The fields of a Config. A later word counts more than an earlier one: hence their order."""
     parser, words = make_parser(), shlex.split(options) if isinstance(options, str) else options
     asked = parser.parse_args(words)
-    threshold = getattr(gym.registry.get(asked.env_id), "reward_threshold", None)
-    solved = [] if threshold is None else [f"--target-return={threshold}"]
+    goal = getattr(gym.registry.get(asked.env_id), "reward_threshold", None)
+    parser.set_defaults(target_return=np.inf if goal is None else float(goal))
     presets = [PRESETS[name] for name in PRESETS if getattr(asked, name)]
-    wanted = " ".join([*solved, GAMES.get(asked.env_id, ""), *presets]).split()
+    wanted = " ".join([GAMES.get(asked.env_id, ""), *presets]).split()
     values = vars(parser.parse_args([*wanted, *words]))
     for flag, f in OPTIONS.items():
         if f.metadata["allowed"] and not isinstance(f.default, str):
-            low, high = f.metadata["allowed"]
-            for value in np.ravel(values[f.name]):
-                if not low <= value <= high:  # nor is NaN
-                    raise BadInput(f"{flag} must be from {low:.10g} to {high:.10g}, not {value}")
+            low, high, value = *f.metadata["allowed"], values[f.name]
+            if not all(low <= x <= high for x in np.ravel(value)):  # nor is NaN
+                raise BadInput(f"{flag} must be from {low:.10g} to {high:.10g}, not {value}")
     if values["evaluate"] and (values["seeds"] > 1 or values["compare"]):
         raise BadInput("--evaluate must stand without --seeds and --compare")
     if values["seed"] + values["seeds"] > 2**32:
         raise BadInput("--seeds must not go beyond the last --seed")
-    given = [x for x in itertools.takewhile("--compare".__ne__, words) if x[:10] != "--compare="]
-    variants = tuple((shlex.join(more), Config([*given, *more])) for more in values["compare"])
+    before = [x for x in itertools.takewhile("--compare".__ne__, words) if x[:10] != "--compare="]
+    variants = tuple((shlex.join(more), Config([*before, *more])) for more in values["compare"])
     same = ("env_id", "seed", "seeds", "evaluate", "out", "report_episodes", "target_return")
     if any(getattr(variant, name) != values[name] for _, variant in variants for name in same):
         raise BadInput(f"--compare must stand last, and not change {', '.join(same)}")
@@ -800,7 +799,7 @@ def layer_sizes(config: Config) -> tuple[int, ...]:
 
 def one_line(error: Exception) -> str:
     """What an error says, as one line of plain letters."""
-    return f"{ascii(' '.join(str(error).split()))[1:-1]:.300}"
+    return ascii(" ".join(str(error).split()))[1:-1][:300]
 
 
 def progress_bar(steps: range, quiet: bool) -> tqdm:
@@ -813,7 +812,7 @@ def progress_bar(steps: range, quiet: bool) -> tqdm:
 
 def show(bar: tqdm, epsilon: float, returns: deque[float], score: float) -> None:
     recent = np.mean([*returns][-100:] or np.nan)
-    bar.set_postfix_str(f"epsilon {epsilon:.2f}, return {recent:.0f}, greedy {score:.0f}", False)
+    bar.set_postfix_str(f"epsilon {epsilon:.2f}, return {recent:.4g}, greedy {score:.4g}", False)
 
 
 def run(config: Config) -> str:
@@ -825,20 +824,21 @@ def run(config: Config) -> str:
         params, history = train(config)
         save_params(path, params, config=config, score=history.score)
         write(out / "learning_curve.png", learning_curve(history, config=config))
-    params = load_params(path, config)
+    params = load_params(path, config)  # what is scored is what is handed in
     scores["trained"] = play(params)
     record(out / "agent.gif", params, 0.0, config=config)
     if not config.evaluate:
         record(out / "random.gif", params, 1.0, config=config)
         write(out / "hand-in.zip", hand_in(out))
-        written = ", ".join(name for name in FILES if (out / name).exists())
-        says = f"\nwrote {written}\nto {out.absolute()}"
-        if scores["trained"].mean() < config.target_return < np.inf:
-            says += f"\nnot solved: the goal is {config.target_return:g}; try more --total-steps, "
+        if not solved(scores["trained"], config) and np.isfinite(config.target_return):
+            says = f"\nnot solved: the goal is {config.target_return:g}; try more --total-steps, "
             says += f"now {history.evaluations[-1][0]}, or another --seed"
-    row = "\n{:10}{:8.1f}{:8.1f}{:8.1f}{:10}".format
-    rows = [row(agent, r.mean(), r.std(), r.min(), r.size) for agent, r in scores.items()]
-    return "agent         mean     std     min  episodes" + "".join(rows) + says
+    names = ("agent.gif",) if config.evaluate else FILES
+    if written := ", ".join(name for name in names if (out / name).exists()):
+        says = f"\nwrote {written}\nto {out.absolute()}{says}"
+    row = "\n{:10}{:10.2f}{:10.2f}{:10.2f}{:10}".format
+    rows = [row(name, r.mean(), r.std(), r.min(), r.size) for name, r in scores.items()]
+    return "agent           mean       std       min  episodes" + "".join(rows) + says
 
 
 def check_machine(out: Path) -> None:
@@ -857,7 +857,7 @@ def check_machine(out: Path) -> None:
 def main(options: str | list[str] = "") -> int:
     """The command line. Returns the exit status: 0 done, 2 bad input, 1 any other failure."""
     try:
-        if "--help" in options:
+        if "--help" in (options.split() if isinstance(options, str) else options):
             print(make_parser().format_help())
             return 0
         config = Config(options)

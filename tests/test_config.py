@@ -54,7 +54,9 @@ def test_words_and_a_line_of_words_are_the_same():
     assert Config("--double --no-double").double is False
 
 
-def test_an_option_counts_more_than_a_preset_and_a_preset_more_than_the_game():
+def test_an_option_counts_more_than_a_preset_and_a_preset_more_than_the_game(monkeypatch):
+    wanted = "--n-step 3 --tau 0.005 --target-return -104"
+    monkeypatch.setitem(main.GAMES, "MountainCar-v0", wanted)
     game = Config("--env-id MountainCar-v0")
     assert (game.n_step, game.tau, game.target_return) == (3, 0.005, -104)
     config = Config("--activation tanh --vanilla --env-id MountainCar-v0 --target-return 7")

@@ -1,5 +1,6 @@
 """Training: what is acted on, remembered, learned and evaluated; what is returned, and when."""
 
+import re
 import resource
 import sys
 from collections import deque
@@ -249,3 +250,20 @@ def test_a_long_budget_takes_no_memory(monkeypatch):
     main.train(Config(f"{TINY} --total-steps 100000000"), quiet=True)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 200_000 * (1024 if sys.platform == "darwin" else 1)  # macOS counts bytes
+
+
+@pytest.mark.parametrize("enough", [True, False])
+def test_solved_means_the_same_to_training_to_the_report_and_to_a_study(
+    enough, monkeypatch, quick, capsys, tmp_path
+):
+    """At, and just above, the mean of a game in which each episode returns 0.25."""
+    monkeypatch.setattr(main, "evaluate", lambda p, episodes, *a, **k: np.full(episodes, 0.25))
+    goal = 0.25 if enough else 0.2500001
+    options = f"{TINY} --target-return {goal} --out '{tmp_path}'"
+    assert main.solved(np.full(9, 0.25), Config(options)) is enough
+    _, history = main.train(Config(options), quiet=True)
+    assert history.evaluations[-1][0] == (100 if enough else 300)
+    report = main.run(Config(options))
+    assert ("not solved" not in report) is enough
+    assert re.search(r"trained +0\.25 ", report)  # not rounded to a goal it has not reached
+    assert (" 2/2 " if enough else " 0/2 ") in main.run_study(Config(f"{options} --seeds 2"))
