@@ -103,6 +103,7 @@ def test_two_seeds_share_one_compilation():
 def test_the_help_names_every_option_with_its_meaning(capsys):
     assert main.main("--help") == main.main(["--seed", "7", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
+    assert main.main("--out=--help --seed=-1") == 2  # a folder's name asks for no help
     for f in (f for f in fields(Config) if f.metadata):
         assert "--" + f.name.replace("_", "-") in text
         assert " ".join(f.metadata["meaning"].split()) in text

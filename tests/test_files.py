@@ -225,8 +225,8 @@ def test_a_recording_without_a_pace_and_one_of_a_game_that_cannot_be_drawn(
     assert frames(tmp_path / "a.gif")[1] == 10_000
     monkeypatch.undo()
     glimpse = Config("--env-id Glimpse-v0")
-    main.record(tmp_path / "b.gif", main.init_params(glimpse), 1.0, config=glimpse)
-    assert not (tmp_path / "b.gif").exists()
+    main.record(tmp_path / "a.gif", main.init_params(glimpse), 1.0, config=glimpse)
+    assert not (tmp_path / "a.gif").exists()  # nor is the other game's taken for one of this
 
 
 def test_agent_gif_is_the_greedy_recording_and_random_gif_the_random_one(tmp_path, quick):

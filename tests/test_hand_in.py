@@ -110,6 +110,7 @@ def test_the_handed_in_parameters_are_scored_without_training(tmp_path, capsys, 
     out, err = capsys.readouterr()
     assert (rows(out), err) == ({"trained": [500, 0, 500, 100]}, "")
     assert {p.name for p in tmp_path.iterdir()} == {"agent.gif"}
+    assert out.endswith(f"\nwrote agent.gif\nto {tmp_path}\n")
 
 
 def test_the_committed_files_are_what_a_run_writes():
