@@ -29,6 +29,7 @@ import sys
 import time
 import zipfile
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import lru_cache, partial
 from importlib.metadata import version
@@ -245,22 +246,12 @@ def remember(memory: deque[bytearray], *step: Any) -> None:
 
 
 def sample_batch(rng: Any, memory: deque, batch_size: int, config: Config, step: int = 0) -> Batch:
-    """Draws transitions with replacement, uniformly or by priority; rng is a generator of NumPy.
-
-    P(i) = p_i^alpha / sum_k p_k^alpha                                       Schaul et al. 2016
-    w_i = (N P(i))^-beta / max_j (N P(j))^-beta, j among those drawn; beta rises to 1 in the end
-    What was never replayed has the largest p there is. Priorities are as of the last round.
-    """
-    rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
-    slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
+    """B transitions, drawn with replacement; rng is a generator of NumPy."""
+    rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))  # joined once a round
     if config.prioritized:
-        p = np.float64(rows["priority"])
-        p = np.minimum(p, np.max(p, where=np.isfinite(p), initial=1e-6)) ** config.priority_exponent
-        beta = np.interp(step, (0, config.total_steps), (config.importance_exponent, 1))
-        probability = p / p.sum()
-        slot = rng.choice(len(rows), batch_size, p=probability)
-        weight = (len(rows) * probability[slot]) ** -beta
-        weight /= weight.max()
+        slot, weight = draw_by_priority(rng, rows, batch_size, config, step)
+    else:
+        slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
     obs, action = rows["obs"][slot], rows["action"][slot]
     return Batch(obs, action, *n_step_return(rows, slot, config), weight, slot)
 
@@ -383,6 +374,22 @@ def update_round(learner: Learner, batch: Batch, *, config: Config) -> Learner:
     return lax.scan(lambda now, b: (update_fn(now, b, config=config), None), learner, batches)[0]
 
 
+# %% Prioritized replay (Schaul et al. 2016), off by default: more often from what surprised
+def draw_by_priority(rng: Any, rows: Any, batch_size: int, config: Config, step: int) -> tuple:
+    """The slots of B rows, and what each counts for in the loss; P(i) is as of the last round.
+
+    P(i) = p_i^alpha / sum_k p_k^alpha; what was never replayed has the largest p there is
+    w_i = (N P(i))^-beta / max_j (N P(j))^-beta, j among those drawn; beta rises to 1 in the end
+    """
+    p = np.float64(rows["priority"])
+    p = np.minimum(p, np.max(p, where=np.isfinite(p), initial=1e-6)) ** config.priority_exponent
+    probability = p / p.sum()
+    slot = rng.choice(len(rows), batch_size, p=probability)
+    beta = np.interp(step, (0, config.total_steps), (config.importance_exponent, 1))
+    weight = (len(rows) * probability[slot]) ** -beta
+    return slot, weight / weight.max()
+
+
 def prioritize(memory: deque[bytearray], batch: Batch, learner: Learner, config: Config) -> None:
     """With --prioritized: p_i = |error_i| + 1e-6, after the round, of each row i learned from."""
     if config.prioritized:
@@ -438,9 +445,7 @@ def solved(returns: np.ndarray, config: Config) -> bool:
 
 
 # %% Training: act, remember, learn, evaluate
-class History(NamedTuple):
-    """What happened during training."""
-
+class History(NamedTuple):  # what happened during training
     lengths: list[int]  # of the episodes, in environment steps
     returns: list[float]  # of the episodes
     evaluations: list[tuple[int, float]]  # environment step, mean greedy return
@@ -533,9 +538,8 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
     is run. Shapes and structure are those that init_params gives with the file's options.
     Raises BadInput, a ValueError, if anything is wrong with the file.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
+    with refusing(f"{path} cannot be used"), open(path, "rb") as file:
+        data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES or hashlib.sha256(data[:-32]).digest() != data[-32:]:
             raise ValueError(f"its checksum is wrong, or it is larger than {MAX_BYTES} bytes")
         listed = [x for _, x, _ in itertools.islice(pickletools.genops(data), MAX_INSTRUCTIONS)]
@@ -552,8 +556,6 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
         if not all(np.isfinite(x).all() for x in tree.leaves(params)) or min(params["scale"]) <= 0:
             raise ValueError("its numbers are not finite, or its scale is not positive")
         return jit(lambda params: params)(params)  # on the device, once for all
-    except Exception as error:
-        raise BadInput(f"{path} cannot be used: {one_line(error)}") from None
 
 
 def record(path: Path, params: Params, epsilon: float, *, config: Config) -> None:
@@ -712,6 +714,15 @@ class BadInput(ValueError):
     """What a user has asked for cannot be done; the message is one sentence that says why."""
 
 
+@contextmanager
+def refusing(what: str) -> Any:
+    """Whatever fails in its block is bad input: what must be otherwise, and why it failed."""
+    try:
+        yield
+    except Exception as error:
+        raise BadInput(f"{what}: {one_line(error)}") from None
+
+
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise BadInput(message.removeprefix("argument "))
@@ -783,14 +794,11 @@ def as_options(config: Config) -> str:
 
 def layer_sizes(config: Config) -> tuple[int, ...]:
     """O, the sizes of the hidden layers, and A; BadInput if such a game or network will not do."""
-    try:
+    with refusing(f"--env-id must be a game with Discrete or Box actions, not {config.env_id}"):
         env = make_game(config)
         n_obs, n_actions = gym.spaces.flatdim(env.observation_space), int(env.action_space.n)
         if env.action_space.start or config.env_id != env.spec.id:
             raise ValueError(f"it is {env.spec.id} with actions {env.action_space}")
-    except Exception as error:
-        text = f"--env-id must be a game with Discrete or Box actions, not {config.env_id}"
-        raise BadInput(f"{text}: {one_line(error)}") from None
     sizes = (n_obs, *config.hidden, n_actions)
     if sum(4 * n * m for n, m in itertools.pairwise(sizes)) > MAX_BYTES - 100_000:
         raise BadInput(f"--hidden must be smaller: layers of {sizes} need too large a file")
@@ -841,19 +849,6 @@ def run(config: Config) -> str:
     return "agent           mean       std       min  episodes" + "".join(rows) + says
 
 
-def check_machine(out: Path) -> None:
-    """Raises BadInput if files in the output folder cannot be written, or JAX has no device."""
-    try:
-        jnp.zeros(1)
-        write(probe := out / f".main.py.{os.getpid()}", b"")
-        probe.unlink()
-    except OSError as error:
-        raise BadInput(f"--out must be writable, not {str(out)!r}: {one_line(error)}") from None
-    except Exception:
-        text = f"JAX_PLATFORMS must name what this machine has, not {os.getenv('JAX_PLATFORMS')}"
-        raise BadInput(text) from None
-
-
 def main(options: str | list[str] = "") -> int:
     """The command line. Returns the exit status: 0 done, 2 bad input, 1 any other failure."""
     try:
@@ -861,7 +856,11 @@ def main(options: str | list[str] = "") -> int:
             print(make_parser().format_help())
             return 0
         config = Config(options)
-        check_machine(Path(config.out))
+        with refusing(f"JAX_PLATFORMS must name devices here, not {os.getenv('JAX_PLATFORMS')}"):
+            jnp.zeros(1)
+        with refusing(f"--out must be writable, not {config.out!r}"):
+            write(probe := Path(config.out) / f".main.py.{os.getpid()}", b"")
+            probe.unlink()
         print(run_study(config) if config.seeds > 1 or config.compare else run(config), flush=True)
         return 0
     except BadInput as error:
