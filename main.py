@@ -608,12 +608,12 @@ def hand_in(out: Path) -> bytes:
 
 # %% Study: does it work for every seed, and what does each idea buy?
 COLUMNS = "seed,steps,episodes,seconds,mean,min,returns,options"
-TABLE = """ solved   mean    min  median   from     to   most  ratio  from    to  seconds  variant
+TABLE = """ solved    mean     min  median   from     to   most  ratio  from    to  seconds  variant
 {}
 solved: a mean of {:g} or more over {} fresh episodes; min: the worst episode of all
 median, most: environment steps until training stopped, all there were if nothing was confirmed
 ratio: to the default's, geometric mean, seed by seed; from, to: 95% bootstrap intervals"""
-ROW = "{:>7}{:7.1f}{:7.1f}{:8.0f}{:7.0f}{:7.0f}{:7}{:7.2f}{:6.2f}{:6.2f}{:9.1f}  {}"
+ROW = "{:>7}{:8.2f}{:8.2f}{:8.0f}{:7.0f}{:7.0f}{:7}{:7.2f}{:6.2f}{:6.2f}{:9.1f}  {}"
 Study = dict[str, list[np.ndarray]]  # by variant: steps [N], seconds [N] and returns [N, E]
 
 

@@ -74,7 +74,7 @@ def test_the_median_is_a_median_and_a_seed_counts_by_its_mean(agents, tmp_path):
     agents([100, 200, 900, 500], [[500, 500], [499, 500], [500, 500], [0, 1000]])
     found = table(main.run_study(Config(f"--seeds 4 --out '{tmp_path}'")))["default"]
     assert found["solved"] == "3/4"  # also the one with an episode of 0
-    assert (found["median"], found["most"], found["min"]) == ("350", "900", "0.0")
+    assert (found["median"], found["most"], found["min"]) == ("350", "900", "0.00")
 
 
 def test_variants_are_trained_on_the_same_seeds_and_compared_seed_by_seed(agents, tmp_path):
