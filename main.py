@@ -676,7 +676,8 @@ def study_figure(study: Study, config: Config) -> Figure:
         lines = {f"{part}props": look for part in ("box", "whisker", "cap", "median")}
         lines |= {"meanprops": dots, "flierprops": dots | {"ms": 2}, "manage_ticks": False}
         box.boxplot([*returns], positions=seeds, widths=0.6 / len(study), showmeans=True, **lines)
-    share.set(xlabel="environment steps", ylabel="share of seeds solved", xscale="log")
+    share.set(xlabel="environment steps", ylabel="share of seeds solved")
+    share.set_xscale("log", base=2)
     share.xaxis.set_major_formatter("{x:.0f}")
     spread.set(xlabel="return of an episode, all seeds", ylabel="share of episodes")
     ticks = range(config.seed, config.seed + config.seeds, 1 + config.seeds // 10)
