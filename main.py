@@ -5,9 +5,9 @@ with the best prediction, remembers what happened, and corrects its predictions 
 its memory: the Deep Q-Network of Mnih et al. 2015 with the target of Double DQN (van Hasselt et al.
 2016), a softly following target network, scaled inputs and rewards, and two updates a step.
 
-    python main.py                          train, then write params.pkl, two GIFs and a figure
-    python main.py --evaluate params.pkl    score trained parameters, without training
-    python main.py --env-id MountainCar-v0 --seed 7 --out runs/7    another game, agent and folder
+    python main.py                          train, then write params.pkl, GIFs, a figure, a zip
+    python main.py --evaluate params.pkl    score trained parameters, write agent.gif
+    python main.py --env-id MountainCar-v0 --seed 7 --out runs/7    another game, seed and folder
     python main.py --seeds 9 --compare --no-double --vanilla   what do ideas buy? each has a switch
     python main.py --help                   all options: meaning, default and range
 
@@ -77,7 +77,7 @@ class Config:
     evaluate: str = option("", "score this parameter file, do not train", key=False)
     out: str = option(".", "folder that receives the files", key=False)
     report_episodes: int = option(100, "fresh episodes that score an agent", 1, 1e5)
-    vanilla: bool = option(False, "preset: this file's ideas off, near to 2015 (below)")
+    vanilla: bool = option(False, "preset: near to Mnih et al. 2015 (below)")
     steady: bool = option(False, "preset: train to the end, and hand in the last parameters")
     total_steps: int = option(51_200, "environment steps at most", 1, 1e8, group="Training")
     warmup_steps: int = option(512, "random steps before learning starts", 1, 1e8)
@@ -85,7 +85,7 @@ class Config:
     updates: int = option(128, "updates in a round", 1, 1e6)
     eval_every: int = option(512, "environment steps between greedy evaluations", 1, 1e9)
     eval_episodes: int = option(100, "episodes of an evaluation", 1, 1e4)
-    target_return: float = option(np.inf, "mean return that counts as solved", -1e9, np.inf)
+    target_return: float = option(np.inf, "solved from this mean on; else the game's", -1e9, np.inf)
     confirm_episodes: int = option(2_000, "fresh episodes to confirm it", 1, 1e5)
     early_stop: bool = option(True, "stop as soon as it is confirmed")
     agent: str = option("target", "network that is evaluated, handed in", "online", "target")
@@ -149,7 +149,7 @@ def init_params(config: Config) -> Params:
     n_obs, n_last, n_actions = config.sizes[0], *config.sizes[-2:]
     layers = [init_dense(rng, n, m) for n, m in itertools.pairwise(config.sizes[:-1])]
     params = {"scale": np.ones(n_obs, np.float32), "hidden": {config.activation: layers}}
-    if config.dueling:  # the state has that value, and no action an advantage
+    if config.dueling:  # if optimistic: that value, and no action better
         params["value"] = init_dense(rng, n_last, 1, gain, value)
     params["output"] = init_dense(rng, n_last, n_actions, gain, 0 if config.dueling else value)
     return params
@@ -183,7 +183,7 @@ def q_values(params: Params, obs: Any) -> Array:
 
 # %% Policy: exploit what is known, or explore (these three signatures are the course's)
 def random_policy_fn(rng: Array, obs: Any, n_actions: int = 2) -> Array:
-    """A uniformly random action: [..., O] -> [...]."""
+    """A uniformly random action: [..., O] -> [...]; for the course, not called here."""
     return random.randint(rng, obs.shape[:-1], 0, n_actions)
 
 
@@ -201,7 +201,7 @@ def action_fn(rng: Array, params: Params, obs: Any, epsilon: float = 0.05, step:
     and the choice of a random action, as independent as with a key for each, and quicker.
     """
     coin, choice = random.uniform(random.fold_in(rng, step), (2, *obs.shape[:-1]))
-    random_action = jnp.int32(choice * params["output"]["b"].size)  # 0 to A - 1
+    random_action = jnp.int32(choice * params["output"]["b"].size)  # 0 to A - 1: b has A numbers
     return jnp.where(coin < epsilon, random_action, policy_fn(None, params, obs))
 
 
@@ -246,7 +246,7 @@ def remember(memory: deque[bytearray], *step: Any) -> None:
 
 
 def sample_batch(rng: Any, memory: deque, batch_size: int, config: Config, step: int = 0) -> Batch:
-    """B transitions, drawn with replacement; rng is a generator of NumPy."""
+    """batch_size transitions, drawn with replacement; rng is a generator of NumPy."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))  # joined once a round
     if config.prioritized:
         slot, weight = draw_by_priority(rng, rows, batch_size, config, step)
@@ -269,7 +269,7 @@ def n_step_return(rows: np.ndarray, slot: np.ndarray, config: Config) -> tuple[n
     for k in range(1, config.n_step):
         goes_on = ~over[last]
         last = last + goes_on
-        reward = reward + goes_on * config.gamma**k * rewards[last]
+        reward = reward + goes_on * config.gamma**k * rewards[last]  # 0 if over
     discount = config.gamma ** (last - slot + 1) * ~rows["terminated"][last]
     return reward.astype(np.float32), discount.astype(np.float32), rows["next_obs"][last]
 
@@ -318,7 +318,7 @@ def new_learner(config: Config) -> Learner:
 
 
 def measure_scale(learner: Learner, memory: deque[bytearray], config: Config) -> Learner:
-    """Divides observations by 1.5 standard deviations of those in the memory, from now on."""
+    """Divides observations by 1.5 (found by trial) standard deviations of those in the memory."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     spread = 1.5 * np.std(rows["obs"], axis=0, dtype=np.float64)
     scale = {"scale": np.where(spread > 1e-6, spread, 1).astype(np.float32)}
@@ -379,7 +379,7 @@ def draw_by_priority(rng: Any, rows: Any, batch_size: int, config: Config, step:
     """The slots of B rows, and what each counts for in the loss; P(i) is as of the last round.
 
     P(i) = p_i^alpha / sum_k p_k^alpha; what was never replayed has the largest p there is
-    w_i = (N P(i))^-beta / max_j (N P(j))^-beta, j among those drawn; beta rises to 1 in the end
+    w_i = (N P(i))^-beta / max_j (N P(j))^-beta, j among those drawn; beta rises to 1 at total_steps
     """
     p = np.float64(rows["priority"])
     p = np.minimum(p, np.max(p, where=np.isfinite(p), initial=1e-6)) ** config.priority_exponent
@@ -410,8 +410,8 @@ def make_game(config: Config, **options: Any) -> gym.Env:
         table = np.array([*itertools.product(*grid.T)]).reshape(-1, *space.shape)
         env = gym.wrappers.TransformAction(env, table.__getitem__, gym.spaces.Discrete(len(table)))
     env = gym.wrappers.FlattenObservation(env)
-    endless = not getattr(env.spec, "max_episode_steps", None)
-    return gym.wrappers.TimeLimit(env, 1_000) if endless else env
+    limit = getattr(env.spec, "max_episode_steps", None)
+    return env if limit else gym.wrappers.TimeLimit(env, 1_000)
 
 
 def evaluate(
@@ -440,7 +440,7 @@ def evaluate(
 
 def solved(returns: np.ndarray, config: Config) -> bool:
     """Solved: the mean of N fresh greedy returns, of standard error std / sqrt(N), is target_return
-    or more; N is confirm_episodes to stop, report_episodes to report and in a study."""
+    or more; N is eval_episodes, then confirm_episodes, to stop, report_episodes to report."""
     return bool(returns.mean() >= config.target_return)
 
 
@@ -457,7 +457,7 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
 
     By default the target network is evaluated, an average of the recent online ones.
     """
-    env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, "train")  # of all
+    env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, "train")  # None: keep all
     memory: deque[bytearray] = deque(maxlen=config.memory_size)
     learner, evaluations = new_learner(config), []
     chosen, chosen_score = learner.target, -np.inf
@@ -493,7 +493,7 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
                 chosen, chosen_score = agent, score
             show(bar, epsilon_at(step, config), env.return_queue, score)
             if step == config.total_steps or config.early_stop and solved(returns, config):
-                bar.total = step  # the rest was not needed
+                bar.total = step  # so that the bar ends full
                 break
     env.close()
     return chosen, History([*env.length_queue], [*env.return_queue], evaluations, chosen_score)
@@ -563,11 +563,12 @@ def record(path: Path, params: Params, epsilon: float, *, config: Config) -> Non
     if "rgb_array" not in make_game(config).metadata.get("render_modes", ()):
         path.unlink(missing_ok=True)  # an older one is of another game
         return  # this one cannot be drawn
-    env, rng = make_game(config, render_mode="rgb_array"), random.key(config.seed)
+    env = make_game(config, render_mode="rgb_array")
+    rng = random.key(derive_seed(config.seed, "gif actions"))
     fps = env.metadata.get("render_fps") or 30  # which is what RecordVideo assumes
     frames, (obs, _) = [], env.reset(seed=derive_seed(config.seed, "gif"))
     for step in range(round(GIF_SECONDS * fps)):
-        while len(frames) * FRAME_MS * fps < 1000 * (step + 1):  # one or more while this step lasts
+        while len(frames) * FRAME_MS * fps < 1000 * (step + 1):  # none, one or more in a step
             frames.append(np.asarray(env.render())[1::2, 1::2] // 43 @ np.uint8([36, 6, 1]))
         obs, _, terminated, truncated, _ = env.step(int(action_fn(rng, params, obs, epsilon, step)))
         obs = env.reset()[0] if terminated or truncated else obs
@@ -579,8 +580,7 @@ def record(path: Path, params: Params, epsilon: float, *, config: Config) -> Non
 
 def learning_curve(history: History, *, config: Config) -> Figure:
     """The returns during training against environment steps."""
-    figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
-    axes = figure.subplots()
+    axes = Figure(figsize=(8, 4), dpi=100, layout="constrained").subplots()
     steps, returns = np.cumsum(history.lengths), history.returns
     mean = [np.mean(returns[max(0, n - 100) : n]) for n in range(1, len(returns) + 1)]
     axes.plot(steps, returns, ".", color="0.7", label="training episode")
@@ -590,7 +590,7 @@ def learning_curve(history: History, *, config: Config) -> Figure:
         axes.axhline(config.target_return, color="0.4", ls="--", lw=1, label="target return")
     axes.set(xlabel="environment steps", ylabel="return of an episode", title=config.env_id)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    return axes.figure
 
 
 def hand_in(out: Path) -> bytes:
@@ -694,14 +694,14 @@ GAMES = {  # what they want otherwise; a game that is not here is solved where G
     "CartPole-v1": "--max-reward 1 --target-return 500",
     "Acrobot-v1": "--max-reward 0 --target-return -72 --hidden 64 64 64 --epsilon-decay 5000 "
     "--eval-every 4096 --confirm-episodes 400",
-    "MountainCar-v0": "--max-reward 0 --target-return -100 --hidden 64 64 64 --tau 0.01 "
+    "MountainCar-v0": "--max-reward -1 --target-return -100 --hidden 64 64 64 --tau 0.01 "
     "--epsilon-decay 10000 --eval-every 2048 --confirm-episodes 400",
     "Pendulum-v1": "--max-reward 0 --target-return -165 --tau 0.01 --epsilon-decay 5000 "
     "--total-steps 20000 --eval-every 5000 --no-early-stop --no-keep-best",
 }
 PRESETS = {  # options that stand for several others
     # Mnih et al. 2015, but for Adam and its rate, the network and its initial values, time limits
-    # that are no ends, greedy evaluations, the best agent kept, smaller sizes and shorter periods.
+    # that are no ends, greedy evaluations to stop and to keep the best, smaller sizes and periods.
     "vanilla": "--no-double --n-step 1 --tau 1 --target-period 500 --activation relu "
     "--no-normalize --no-optimistic --no-scale-rewards --clip-rewards --no-decay-learning-rate "
     "--train-every 4 --updates 1 --batch-size 32 --gamma 0.99 --epsilon-end 0.1 --agent online",
@@ -795,7 +795,7 @@ def as_options(config: Config) -> str:
 
 def layer_sizes(config: Config) -> tuple[int, ...]:
     """O, the sizes of the hidden layers, and A; BadInput if such a game or network will not do."""
-    with refusing(f"--env-id must be a game with Discrete or Box actions, not {config.env_id}"):
+    with refusing(f"--env-id must be a game with discrete or bounded actions, not {config.env_id}"):
         env = make_game(config)
         n_obs, n_actions = gym.spaces.flatdim(env.observation_space), int(env.action_space.n)
         if env.action_space.start or config.env_id != env.spec.id:
@@ -867,9 +867,9 @@ def main(options: str | list[str] = "") -> int:
     except BadInput as error:
         print(f"main.py: {error} (see --help)", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read our output has gone
+        return 0
     except Exception as error:
-        if isinstance(error, BrokenPipeError):  # whoever read our output has gone
-            return 0
         if sys.flags.dev_mode:
             raise
         text = f"{type(error).__name__}: {one_line(error)} (python -X dev main.py shows where)"
