@@ -693,7 +693,7 @@ def study_figure(study: Study, config: Config) -> Figure:
 GAMES = {  # what they want otherwise; a game that is not here is solved where Gymnasium says
     "CartPole-v1": "--max-reward 1 --target-return 500",
     "Acrobot-v1": "--max-reward 0 --target-return -72 --hidden 64 64 64 --epsilon-decay 5000 "
-    "--eval-every 4096 --confirm-episodes 400",
+    "--eval-every 8192 --confirm-episodes 200",
     "MountainCar-v0": "--max-reward -1 --target-return -100 --hidden 64 64 64 --tau 0.01 "
     "--epsilon-decay 10000 --eval-every 2048 --confirm-episodes 400",
     "Pendulum-v1": "--max-reward 0 --target-return -165 --tau 0.01 --epsilon-decay 5000 "
