@@ -410,8 +410,7 @@ def make_game(config: Config, **options: Any) -> gym.Env:
         table = np.array([*itertools.product(*grid.T)]).reshape(-1, *space.shape)
         env = gym.wrappers.TransformAction(env, table.__getitem__, gym.spaces.Discrete(len(table)))
     env = gym.wrappers.FlattenObservation(env)
-    limit = getattr(env.spec, "max_episode_steps", None)
-    return env if limit else gym.wrappers.TimeLimit(env, 1_000)
+    return env if getattr(env.spec, "max_episode_steps", 0) else gym.wrappers.TimeLimit(env, 1_000)
 
 
 def evaluate(
@@ -538,8 +537,9 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
     is run. Shapes and structure are those that init_params gives with the file's options.
     Raises BadInput, a ValueError, if anything is wrong with the file.
     """
-    with refusing(f"{path} cannot be used"), open(path, "rb") as file:
-        data = file.read(MAX_BYTES + 1)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES or hashlib.sha256(data[:-32]).digest() != data[-32:]:
             raise ValueError(f"its checksum is wrong, or it is larger than {MAX_BYTES} bytes")
         listed = [x for _, x, _ in itertools.islice(pickletools.genops(data), MAX_INSTRUCTIONS)]
@@ -556,6 +556,8 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
         if not all(np.isfinite(x).all() for x in tree.leaves(params)) or min(params["scale"]) <= 0:
             raise ValueError("its numbers are not finite, or its scale is not positive")
         return jit(lambda params: params)(params)  # on the device, once for all
+    except Exception as error:  # with `refusing`, Python 3.13 would keep the data for a while
+        raise BadInput(f"{path} cannot be used: {one_line(error)}") from None
 
 
 def record(path: Path, params: Params, epsilon: float, *, config: Config) -> None:
