@@ -248,10 +248,9 @@ def remember(memory: deque[bytearray], *step: Any) -> None:
 def sample_batch(rng: Any, memory: deque, batch_size: int, config: Config, step: int = 0) -> Batch:
     """batch_size transitions, drawn with replacement; rng is a generator of NumPy."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))  # joined once a round
+    slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
     if config.prioritized:
         slot, weight = draw_by_priority(rng, rows, batch_size, config, step)
-    else:
-        slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
     obs, action = rows["obs"][slot], rows["action"][slot]
     return Batch(obs, action, *n_step_return(rows, slot, config), weight, slot)
 
@@ -452,10 +451,8 @@ class History(NamedTuple):  # what happened during training
 
 
 def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
-    """Trains an agent; returns its best-evaluated parameters, or its last, and what happened.
-
-    By default the target network is evaluated, an average of the recent online ones.
-    """
+    """Trains an agent; returns its best-evaluated parameters, or its last, and what happened. By
+    default the target network is evaluated, an average of the recent online ones."""
     env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, "train")  # None: keep all
     memory: deque[bytearray] = deque(maxlen=config.memory_size)
     learner, evaluations = new_learner(config), []
@@ -505,7 +502,7 @@ GIF_SECONDS, FRAME_MS = 10, 80
 
 
 def write(path: Path, data: bytes | Figure) -> None:
-    """Replaces a file as a whole. If it is open, as on Windows: the new one stays, as new-...."""
+    """Replaces a file as a whole; if it cannot (on Windows, while it is open), new-... stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"new-{os.getpid()}-{path.name}")
     try:
@@ -553,7 +550,7 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
         like = init_params(Config([*known, f"--env-id={env_id}", *bins]))
         stored = tree.unflatten(tree.structure(like), numbers)
         params = tree.map(lambda x, y: np.frombuffer(y, "<f4").reshape(x.shape), like, stored)
-        if not all(np.isfinite(x).all() for x in tree.leaves(params)) or min(params["scale"]) <= 0:
+        if not all(np.isfinite(x).all() for x in tree.leaves(params)) or any(params["scale"] <= 0):
             raise ValueError("its numbers are not finite, or its scale is not positive")
         return jit(lambda params: params)(params)  # on the device, once for all
     except Exception as error:  # with `refusing`, Python 3.13 would keep the data for a while

@@ -141,8 +141,9 @@ def test_a_device_that_is_not_there_is_bad_input(platform, tmp_path):
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("main.py: JAX_PLATFORMS must ")
-    assert f", not {platform}: " in done.stderr
+    assert done.stderr.startswith(
+        f"main.py: JAX_PLATFORMS must name devices here, not {platform}: "
+    )
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "new").exists()
 

@@ -254,7 +254,7 @@ def test_a_long_budget_takes_no_memory(monkeypatch):
 
 @pytest.mark.parametrize("enough", [True, False])
 def test_solved_means_the_same_to_training_to_the_report_and_to_a_study(
-    enough, monkeypatch, quick, capsys, tmp_path
+    enough, monkeypatch, quick, tmp_path
 ):
     """At, and just above, the mean of a game in which each episode returns 0.25."""
     monkeypatch.setattr(main, "evaluate", lambda p, episodes, *a, **k: np.full(episodes, 0.25))
