@@ -1,21 +1,23 @@
-"""Deep Q-learning in one file: an agent learns to balance a pole, from nothing, in seconds.
+"""Deep Q-learning in one file: an agent learns to balance a pole, in seconds.
 
-A neural network predicts how much reward will follow each action. The agent mostly takes the action
-with the best prediction, remembers what happened, and corrects its predictions on random samples of
-its memory: the Deep Q-Network of Mnih et al. 2015 with the target of Double DQN (van Hasselt et al.
-2016), a softly following target network, scaled inputs and rewards, and two updates a step.
+A neural network predicts how much reward will follow each action. The agent
+mostly takes the action with the best prediction, remembers what happened, and
+corrects its predictions on random samples of its memory: the Deep Q-Network of
+Mnih et al. 2015 with the target of Double DQN (van Hasselt et al. 2016), a
+softly following target network, scaled inputs and rewards, two updates a step.
 
-    python main.py                          train, then write params.pkl, GIFs, a figure, a zip
-    python main.py --evaluate params.pkl    score trained parameters, write agent.gif
-    python main.py --env-id MountainCar-v0 --seed 7 --out runs/7    another game, seed and folder
-    python main.py --seeds 9 --compare --no-double --vanilla   what do ideas buy? each has a switch
-    python main.py --help                   all options: meaning, default and range
+    python main.py                          train; params.pkl, GIFs, figure, zip
+    python main.py --evaluate params.pkl    score trained parameters, agent.gif
+    python main.py --env-id MountainCar-v0 --seed 7 --out runs/7
+    python main.py --seeds 9 --compare --no-double --vanilla    what ideas buy
 
-The lecture: Network to Learning, and `train`. In a notebook, run all cells, then main("--seed 7").
-Shapes: B transitions in a batch, U batches in a round, O numbers in an observation, A actions.
+The lecture: Network to Learning, and `train`; the rest makes a hand-in of it.
+In a notebook, run all cells, then main("--seed 7"). Shapes: B transitions in a
+batch, U batches in a round, O numbers in an observation, A actions.
 """
 
 import argparse
+import gc
 import hashlib
 import io
 import itertools
@@ -26,6 +28,7 @@ import pickletools
 import shlex
 import signal
 import sys
+import textwrap
 import time
 import zipfile
 from collections import deque
@@ -39,6 +42,7 @@ from typing import Any, NamedTuple, NoReturn
 if not hasattr(itertools, "pairwise"):  # which came with 3.10
     sys.exit("main.py needs Python 3.10 or newer")
 if __name__ == "__main__" and "ipykernel" not in sys.modules:  # a program: no window, no sound
+    gc.disable()  # nothing to collect yet
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # quicker than a GPU for networks this small
     os.environ |= {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "MPLBACKEND": "agg"}
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no word about a missing HOME
@@ -49,7 +53,7 @@ import imageio.v3 as iio
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array, grad, jit, lax, nn, random, tree, vmap
+from jax import Array, grad, jit, lax, nn, tree, vmap
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -67,8 +71,7 @@ class Config:
 
     An option counts more than a preset, a preset more than what the game wants otherwise, and that
     more than the defaults below. Raises BadInput, a ValueError, if something is not allowed.
-    Hashable, as jit's static arguments must be: what is equal, is compiled once.
-    """
+    Hashable, as jit's static arguments must be: what is equal, is compiled once."""
 
     env_id: str = option("CartPole-v1", "Gymnasium game to play", group="Run")
     seed: int = option(0, "decides every random number", 0, 4294967295, key=False)
@@ -127,9 +130,9 @@ class Config:
         vars(self).update(sizes=layer_sizes(self))
 
 
-def derive_seed(seed: int, purpose: str, step: int = 0) -> int:
+def derive_seed(seed: int, purpose: str) -> int:
     """A seed of its own for each consumer of random numbers, all from the seed of the run."""
-    return int(np.random.SeedSequence([seed, step, *purpose.encode()]).generate_state(1)[0])
+    return int(np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1)[0])
 
 
 # %% Network: a multi-layer perceptron from an observation to one Q-value per action
@@ -140,18 +143,16 @@ def init_params(config: Config) -> Params:
     """Parameters of an MLP from O numbers to A; `scale` [O] is what observations are divided by.
 
     The hidden layers stand under the name of their activation: policy_fn knows no config.
-    Initial values are optimistic (for bandits: Sutton & Barto 2018, section 2.6): by a small gain
-    nearly the most that sum_k gamma^k r can be, or 0, so that what was not tried looks better.
-    """
+    Optimistic initial values (for bandits: Sutton & Barto 2018, section 2.6): each Q begins near
+    the most that sum_k gamma^k r can be, at least 0, so that what was not tried looks better."""
     most = max(0.0, reward_to_learn(config.max_reward, config) / (1 - config.gamma))
-    rng = np.random.default_rng(derive_seed(config.seed, "init"))
     value, gain = (most, 0.01) if config.optimistic and np.isfinite(most) else (0.0, 1.0)
-    n_obs, n_last, n_actions = config.sizes[0], *config.sizes[-2:]
+    rng = np.random.default_rng(derive_seed(config.seed, "init"))
     layers = [init_dense(rng, n, m) for n, m in itertools.pairwise(config.sizes[:-1])]
-    params = {"scale": np.ones(n_obs, np.float32), "hidden": {config.activation: layers}}
-    if config.dueling:  # if optimistic: that value, and no action better
-        params["value"] = init_dense(rng, n_last, 1, gain, value)
-    params["output"] = init_dense(rng, n_last, n_actions, gain, 0 if config.dueling else value)
+    params = {"scale": np.ones(config.sizes[0], np.float32), "hidden": {config.activation: layers}}
+    params["output"] = init_dense(rng, *config.sizes[-2:], gain, value)
+    if config.dueling:
+        params["value"] = init_dense(rng, config.sizes[-2], 1, gain, value)
     return params
 
 
@@ -169,8 +170,7 @@ def dense(layer: Params, x: Array) -> Array:
 def q_values(params: Params, obs: Any) -> Array:
     """Q(s, a) for each action a: [..., O] -> [..., A].
 
-    With dueling heads, of one layer each, V(s) + A(s, a) - mean_a' A(s, a') (Wang et al. 2016).
-    """
+    With dueling heads, of one layer each, V(s) + A(s, a) - mean_a' A(s, a') (Wang et al. 2016)."""
     x = obs / lax.stop_gradient(params["scale"])  # measured, not learned
     [(activation, layers)] = params["hidden"].items()
     for layer in layers:
@@ -182,27 +182,22 @@ def q_values(params: Params, obs: Any) -> Array:
 
 
 # %% Policy: exploit what is known, or explore (these three signatures are the course's)
-def random_policy_fn(rng: Array, obs: Any, n_actions: int = 2) -> Array:
-    """A uniformly random action: [..., O] -> [...]; for the course, not called here."""
-    return random.randint(rng, obs.shape[:-1], 0, n_actions)
+def random_policy_fn(rng: np.random.Generator, obs: Any, n_actions: int = 2) -> Any:
+    """A uniformly random action: [..., O] -> [...]."""
+    return rng.integers(n_actions, size=obs.shape[:-1])
 
 
 @jit
-def policy_fn(rng: Array | None, params: Params, obs: Any) -> Array:
+def policy_fn(rng: Any, params: Params, obs: Any) -> Array:
     """The greedy action, argmax_a Q(s, a): [..., O] -> [...]; rng is not used and may be None."""
     return jnp.argmax(q_values(params, obs), axis=-1)
 
 
-@jit
-def action_fn(rng: Array, params: Params, obs: Any, epsilon: float = 0.05, step: int = 0) -> Array:
-    """Epsilon-greedy: random with probability epsilon, else greedy; [..., O] -> [...].
-
-    One rng serves a whole training: fold_in makes the key of a step. Its two numbers are the coin
-    and the choice of a random action, as independent as with a key for each, and quicker.
-    """
-    coin, choice = random.uniform(random.fold_in(rng, step), (2, *obs.shape[:-1]))
-    random_action = jnp.int32(choice * params["output"]["b"].size)  # 0 to A - 1: b has A numbers
-    return jnp.where(coin < epsilon, random_action, policy_fn(None, params, obs))
+def action_fn(rng: np.random.Generator, params: Params, obs: Any, epsilon: float = 0.05) -> Any:
+    """Epsilon-greedy: random with probability epsilon, else greedy; [O] -> a scalar."""
+    if rng.random() < epsilon:
+        return random_policy_fn(rng, obs, params["output"]["b"].size)
+    return policy_fn(None, params, obs)
 
 
 def epsilon_at(step: int, config: Config) -> float:
@@ -220,8 +215,7 @@ class Batch(NamedTuple):
 
     `discount` is what the next observation's value counts for: gamma, or 0 if the game terminated.
     A game cut short by its time limit goes on in the agent's eyes (Pardo et al. 2018). With n steps
-    `reward` is sum_k gamma^k r_k, and `discount` gamma^n or 0.
-    """
+    `reward` is sum_k gamma^k r_k, and `discount` gamma^n or 0."""
 
     obs: Any  # [B, O]
     action: Any  # [B]
@@ -259,8 +253,7 @@ def n_step_return(rows: np.ndarray, slot: np.ndarray, config: Config) -> tuple[n
     """reward, discount and next_obs of the n-step transitions that start at these slots.
 
     Sutton & Barto 2018, chapter 7. Not corrected for actions that the policy would not take now.
-    n is less where the episode, or what is known of it, ends earlier.
-    """
+    n is less where the episode, or what is known of it, ends earlier."""
     rewards = reward_to_learn(rows["reward"], config)
     over = rows["terminated"] | rows["truncated"]
     over[-1] = True
@@ -295,19 +288,19 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov & Hutter 2019)."""
     rate: Any = config.learning_rate
     if config.decay_learning_rate:
-        rounds = config.total_steps // config.train_every
-        rounds -= (config.warmup_steps - 1) // config.train_every  # those without an update
+        idle = (config.warmup_steps - 1) // config.train_every  # rounds without an update
+        rounds = config.total_steps // config.train_every - idle
         rate = optax.linear_schedule(rate, 0.0, rounds * config.updates)
-    off = optax.identity()
     is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # they decay, times the learning rate
-    return optax.chain(
-        optax.clip(config.clip_value) if config.clip_value else off,
-        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else off,
+    steps = [  # each that is not 0
+        config.clip_value and optax.clip(config.clip_value),
+        config.clip_norm and optax.clip_by_global_norm(config.clip_norm),
         # All parameters as one array, which compiles to fewer operations:
         optax.flatten(optax.scale_by_amsgrad() if config.amsgrad else optax.scale_by_adam()),
-        optax.add_decayed_weights(config.weight_decay, is_matrix) if config.weight_decay else off,
+        config.weight_decay and optax.add_decayed_weights(config.weight_decay, is_matrix),
         optax.scale_by_learning_rate(rate),
-    )
+    ]
+    return optax.chain(*filter(None, steps))
 
 
 def new_learner(config: Config) -> Learner:
@@ -329,8 +322,7 @@ def td_error(params: Params, target: Params, t: Batch, *, config: Config) -> Arr
 
     Double DQN, van Hasselt et al. 2016; the online network chooses, the target network judges:
         y = r + discount * Q(s', argmax_a' Q(s', a'; params); target)
-    Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target)
-    """
+    Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target)"""
     chex.assert_equal_shape([t.obs, t.next_obs])
     chex.assert_shape([t.action, t.reward, t.discount], ())
     next_action = jnp.argmax(q_values(params if config.double else target, t.next_obs))
@@ -354,16 +346,13 @@ def loss_fn(params: Params, target: Params, batch: Batch, *, config: Config) -> 
 def update_fn(learner: Learner, batch: Batch, *, config: Config) -> Learner:
     """One gradient step on one batch, and one step of the target network towards the online one.
 
-    target <- (1 - tau) target + tau params (Lillicrap et al. 2016), every target_period updates
-    """
+    target <- (1 - tau) target + tau params (Lillicrap et al. 2016), every target_period updates"""
     params, target, opt_state, count = learner
     grads = grad(loss_fn)(params, target, batch, config=config)
     updates, opt_state = make_optimizer(config).update(grads, opt_state, params)
     params, count = optax.apply_updates(params, updates), count + 1
-    new_target = optax.incremental_update(params, target, config.tau)
-    if config.target_period > 1:
-        new_target = optax.periodic_update(new_target, target, count, config.target_period)
-    return Learner(params, new_target, opt_state, count)
+    tau = config.tau * (count % config.target_period == 0)
+    return Learner(params, optax.incremental_update(params, target, tau), opt_state, count)
 
 
 @partial(jit, static_argnames="config")
@@ -378,8 +367,7 @@ def draw_by_priority(rng: Any, rows: Any, batch_size: int, config: Config, step:
     """The slots of B rows, and what each counts for in the loss; P(i) is as of the last round.
 
     P(i) = p_i^alpha / sum_k p_k^alpha; what was never replayed has the largest p there is
-    w_i = (N P(i))^-beta / max_j (N P(j))^-beta, j among those drawn; beta rises to 1 at total_steps
-    """
+    w_i = (N P(i))^-beta / max_j (N P(j))^-beta, j among those drawn; beta rises to 1 at the end"""
     p = np.float64(rows["priority"])
     p = np.minimum(p, np.max(p, where=np.isfinite(p), initial=1e-6)) ** config.priority_exponent
     probability = p / p.sum()
@@ -412,24 +400,24 @@ def make_game(config: Config, **options: Any) -> gym.Env:
     return env if getattr(env.spec, "max_episode_steps", 0) else gym.wrappers.TimeLimit(env, 1_000)
 
 
-def evaluate(
-    params: Params | None, episodes: int, purpose: str = "report", step: int = 0, *, config: Config
-) -> np.ndarray:
-    """Returns of greedy episodes, fresh ones for each seed, purpose and step; float64 [episodes].
+def evaluate(params: Any, episodes: int, purpose: str = "report", *, config: Config) -> np.ndarray:
+    """Returns of greedy episodes, fresh ones for each seed and purpose; float64 [episodes].
 
-    Without parameters a random agent plays. Raises FloatingPointError if they are not finite.
-    """
+    Without parameters a random agent plays. Raises FloatingPointError if they are not finite."""
     if not all(np.isfinite(leaf).all() for leaf in tree.leaves(params)):
         raise FloatingPointError("the parameters are not finite: try a smaller --learning-rate")
     games = [partial(make_game, config)] * episodes
     quick = config.env_id == "CartPole-v1"  # Gymnasium has many of it in one NumPy program
     envs = gym.make_vec(config.env_id, episodes) if quick else gym.vector.SyncVectorEnv(games)
-    envs.action_space.seed(derive_seed(config.seed, f"{purpose} actions", step))
-    obs, _ = envs.reset(seed=derive_seed(config.seed, purpose, step))
+    rng = np.random.default_rng(derive_seed(config.seed, f"{purpose} actions"))
+    obs, _ = envs.reset(seed=derive_seed(config.seed, purpose))
     returns, running = np.zeros(episodes), np.ones(episodes, bool)
     while running.any():  # each game's first episode counts; what it plays after that does not
-        actions = envs.action_space.sample() if params is None else policy_fn(None, params, obs)
-        obs, rewards, terminated, truncated, _ = envs.step(np.asarray(actions))
+        if params is None:
+            actions = random_policy_fn(rng, obs, config.sizes[-1])
+        else:
+            actions = np.asarray(policy_fn(None, params, obs))
+        obs, rewards, terminated, truncated, _ = envs.step(actions)
         returns += np.where(running, rewards, 0)
         running &= ~(terminated | truncated)
     envs.close()
@@ -457,13 +445,12 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
     memory: deque[bytearray] = deque(maxlen=config.memory_size)
     learner, evaluations = new_learner(config), []
     chosen, chosen_score = learner.target, -np.inf
-    agent_rng = random.key(derive_seed(config.seed, "agent"))
-    rng = np.random.default_rng(derive_seed(config.seed, "memory"))
-    play = partial(evaluate, config=config)
+    rng = np.random.default_rng(derive_seed(config.seed, "training"))
     obs, _ = env.reset(seed=derive_seed(config.seed, "game"))
     for step in (bar := progress_bar(range(1, config.total_steps + 1), quiet)):
         # Act.
-        action = int(action_fn(agent_rng, learner.params, obs, epsilon_at(step, config), step))
+        epsilon = epsilon_at(step, config)
+        action = int(action_fn(rng, learner.params, obs, epsilon))
         next_obs, reward, terminated, truncated, _ = env.step(action)
 
         # Remember.
@@ -480,14 +467,16 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
 
         # Evaluate.
         if step % config.eval_every == 0 or step == config.total_steps:
-            agent = learner.target if config.agent == "target" else learner.params
-            returns = play(agent, config.eval_episodes, "evaluation", step)
+            now = learner.target if config.agent == "target" else learner.params
+            returns = evaluate(now, config.eval_episodes, f"evaluation {step}", config=config)
             if config.early_stop and solved(returns, config):  # the best of many may be luck
-                returns = play(agent, config.confirm_episodes, "confirmation", step)
+                returns = evaluate(now, config.confirm_episodes, f"confirm {step}", config=config)
             evaluations.append((step, score := float(returns.mean())))
             if score > chosen_score or not config.keep_best:
-                chosen, chosen_score = agent, score
-            show(bar, epsilon_at(step, config), env.return_queue, score)
+                chosen, chosen_score = now, score
+            mean = np.mean([*env.return_queue][-100:] or np.nan)  # of recent episodes
+            text = f"epsilon {epsilon:.2f}, return {mean:.4g}, greedy {score:.4g}"
+            bar.set_postfix_str(text, refresh=False)
             if step == config.total_steps or config.early_stop and solved(returns, config):
                 bar.total = step  # so that the bar ends full
                 break
@@ -498,7 +487,7 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
 # %% Files: each is put in place in one step
 FILES = ("params.pkl", "agent.gif", "random.gif", "learning_curve.png", "hand-in.zip")
 MAX_BYTES, MAX_INSTRUCTIONS, MAX_WORD = 2**24, 100_000, 10_000  # of a parameter file
-GIF_SECONDS, FRAME_MS = 10, 80
+GIF_SECONDS, FRAME_MS = 10, 100
 
 
 def write(path: Path, data: bytes | Figure) -> None:
@@ -532,8 +521,7 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
 
     Safe with a file from a stranger, for it is not unpickled: its instructions are listed, and none
     is run. Shapes and structure are those that init_params gives with the file's options.
-    Raises BadInput, a ValueError, if anything is wrong with the file.
-    """
+    Raises BadInput, a ValueError, if anything is wrong with the file."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -552,7 +540,7 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
         params = tree.map(lambda x, y: np.frombuffer(y, "<f4").reshape(x.shape), like, stored)
         if not all(np.isfinite(x).all() for x in tree.leaves(params)) or any(params["scale"] <= 0):
             raise ValueError("its numbers are not finite, or its scale is not positive")
-        return jit(lambda params: params)(params)  # on the device, once for all
+        return params
     except Exception as error:  # with `refusing`, Python 3.13 would keep the data for a while
         raise BadInput(f"{path} cannot be used: {one_line(error)}") from None
 
@@ -563,13 +551,13 @@ def record(path: Path, params: Params, epsilon: float, *, config: Config) -> Non
         path.unlink(missing_ok=True)  # an older one is of another game
         return  # this one cannot be drawn
     env = make_game(config, render_mode="rgb_array")
-    rng = random.key(derive_seed(config.seed, "gif actions"))
+    rng = np.random.default_rng(derive_seed(config.seed, "gif actions"))
     fps = env.metadata.get("render_fps") or 30  # which is what RecordVideo assumes
     frames, (obs, _) = [], env.reset(seed=derive_seed(config.seed, "gif"))
     for step in range(round(GIF_SECONDS * fps)):
         while len(frames) * FRAME_MS * fps < 1000 * (step + 1):  # none, one or more in a step
             frames.append(np.asarray(env.render())[1::2, 1::2] // 43 @ np.uint8([36, 6, 1]))
-        obs, _, terminated, truncated, _ = env.step(int(action_fn(rng, params, obs, epsilon, step)))
+        obs, _, terminated, truncated, _ = env.step(int(action_fn(rng, params, obs, epsilon)))
         obs = env.reset()[0] if terminated or truncated else obs
     env.close()
     palette = bytes(51 * level for color in np.ndindex(6, 6, 6) for level in color)
@@ -675,9 +663,7 @@ def study_figure(study: Study, config: Config) -> Figure:
         lines = {f"{part}props": look for part in ("box", "whisker", "cap", "median")}
         lines |= {"meanprops": dots, "flierprops": dots | {"ms": 2}, "manage_ticks": False}
         box.boxplot([*returns], positions=seeds, widths=0.6 / len(study), showmeans=True, **lines)
-    share.set(xlabel="environment steps", ylabel="share of seeds solved")
-    share.set_xscale("log", base=2)
-    share.xaxis.set_major_formatter("{x:.0f}")
+    share.set(xlabel="environment steps", ylabel="share of seeds solved", xscale="log")
     spread.set(xlabel="return of an episode, all seeds", ylabel="share of episodes")
     ticks = range(config.seed, config.seed + config.seeds, 1 + config.seeds // 10)
     place = {"xlabel": "seed", "xticks": ticks, "xticklabels": ticks}
@@ -689,7 +675,7 @@ def study_figure(study: Study, config: Config) -> Figure:
 
 
 # %% Command line: from words to a Config, and from a Config to files
-GAMES = {  # what they want otherwise; a game that is not here is solved where Gymnasium says
+PRESETS = {  # what a game wants otherwise, by its name; what --vanilla and --steady stand for
     "CartPole-v1": "--max-reward 1 --target-return 500",
     "Acrobot-v1": "--max-reward 0 --target-return -72 --hidden 64 64 64 --epsilon-decay 5000 "
     "--eval-every 8192 --confirm-episodes 200",
@@ -697,8 +683,6 @@ GAMES = {  # what they want otherwise; a game that is not here is solved where G
     "--epsilon-decay 10000 --eval-every 2048 --confirm-episodes 400",
     "Pendulum-v1": "--max-reward 0 --target-return -165 --tau 0.01 --epsilon-decay 5000 "
     "--total-steps 20000 --eval-every 5000 --no-early-stop --no-keep-best",
-}
-PRESETS = {  # options that stand for several others
     # Mnih et al. 2015, but for Adam and its rate, the network and its initial values, time limits
     # that are no ends, greedy evaluations to stop and to keep the best, smaller sizes and periods.
     "vanilla": "--no-double --n-step 1 --tau 1 --target-period 500 --activation relu "
@@ -732,7 +716,8 @@ def make_parser() -> Parser:
     """A parser with an option for each field of Config, under the heading of its group."""
     parser = Parser(description=__doc__, allow_abbrev=False, add_help=False)  # help ends a process
     parser.usage = "python main.py [options]"
-    parser.epilog = "\n".join(f"{name} stands for {x}" for name, x in (PRESETS | GAMES).items())
+    wrap = textwrap.TextWrapper(79, subsequent_indent="    ", break_on_hyphens=False).fill
+    parser.epilog = "\n".join(wrap(f"{name}: {words}") for name, words in PRESETS.items())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     for flag, f in OPTIONS.items():
         meaning, allowed, heading = f.metadata.values()
@@ -758,8 +743,8 @@ def parse_options(options: str | list[str]) -> dict[str, Any]:
     asked = parser.parse_args(words)
     goal = getattr(gym.registry.get(asked.env_id), "reward_threshold", None)
     parser.set_defaults(target_return=np.inf if goal is None else float(goal))
-    presets = [PRESETS[name] for name in PRESETS if getattr(asked, name)]
-    wanted = " ".join([GAMES.get(asked.env_id, ""), *presets]).split()
+    on = [asked.env_id, *(name for name, value in vars(asked).items() if value is True)]
+    wanted = " ".join(PRESETS.get(name, "") for name in on).split()
     values = vars(parser.parse_args([*wanted, *words]))
     for flag, f in OPTIONS.items():
         if f.metadata["allowed"] and not isinstance(f.default, str):
@@ -818,11 +803,6 @@ def progress_bar(steps: range, quiet: bool) -> tqdm:
     return tqdm(steps, "training", initial=1, mininterval=wait, disable=hide, bar_format=layout)
 
 
-def show(bar: tqdm, epsilon: float, returns: deque[float], score: float) -> None:
-    recent = np.mean([*returns][-100:] or np.nan)
-    bar.set_postfix_str(f"epsilon {epsilon:.2f}, return {recent:.4g}, greedy {score:.4g}", False)
-
-
 def run(config: Config) -> str:
     """Trains an agent, or reads the one to evaluate; scores it and writes its files."""
     out, play = Path(config.out), partial(evaluate, episodes=config.report_episodes, config=config)
@@ -857,7 +837,7 @@ def main(options: str | list[str] = "") -> int:
             return 0
         config = Config(options)
         with refusing(f"JAX_PLATFORMS must name devices here, not {os.getenv('JAX_PLATFORMS')}"):
-            jnp.zeros(1)
+            jnp.asarray(0)
         with refusing(f"--out must be writable, not {config.out!r}"):
             write(probe := Path(config.out) / f".main.py.{os.getpid()}", b"")
             probe.unlink()
@@ -883,6 +863,8 @@ def main(options: str | list[str] = "") -> int:
 #   "gymnasium[classic-control]>=1.2.1", "matplotlib>=3.9", "imageio>=2.36", "tqdm>=4.66"]
 # ///
 if __name__ == "__main__" and Path(sys.argv[0]).name == Path(globals().get("__file__", "")).name:
+    gc.freeze()  # nor will what was imported be searched again, which would take .2 s at the end
+    gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process, wherever it is
     if isinstance(sys.stdout, io.TextIOWrapper):  # not closed
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold any letter

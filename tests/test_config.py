@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import fields
 
+import gymnasium as gym
 import pytest
 from conftest import ROOT
 
@@ -56,7 +57,7 @@ def test_words_and_a_line_of_words_are_the_same():
 
 def test_an_option_counts_more_than_a_preset_and_a_preset_more_than_the_game(monkeypatch):
     wanted = "--n-step 3 --tau 0.005 --target-return -104"
-    monkeypatch.setitem(main.GAMES, "MountainCar-v0", wanted)
+    monkeypatch.setitem(main.PRESETS, "MountainCar-v0", wanted)
     game = Config("--env-id MountainCar-v0")
     assert (game.n_step, game.tau, game.target_return) == (3, 0.005, -104)
     config = Config("--activation tanh --vanilla --env-id MountainCar-v0 --target-return 7")
@@ -66,7 +67,7 @@ def test_an_option_counts_more_than_a_preset_and_a_preset_more_than_the_game(mon
     assert Config("--n-step 1 --steady").n_step == 1
 
 
-@pytest.mark.parametrize("game", main.GAMES)
+@pytest.mark.parametrize("game", [name for name in main.PRESETS if name in gym.registry])
 def test_vanilla_is_without_every_idea_in_every_game(game):
     config = Config(f"--env-id {game} --vanilla")
     off = ("double", "normalize", "optimistic", "scale_rewards", "decay_learning_rate", "dueling")
@@ -79,7 +80,7 @@ def test_vanilla_is_without_every_idea_in_every_game(game):
 def test_a_game_that_is_not_listed_is_solved_where_gymnasium_says(monkeypatch):
     assert Config("--env-id FrozenLake-v1").target_return == 0.7
     assert Config("--env-id Blackjack-v1").target_return == float("inf")
-    monkeypatch.setitem(main.GAMES, "FrozenLake-v1", "--gamma 0.9")  # an entry keeps the rest
+    monkeypatch.setitem(main.PRESETS, "FrozenLake-v1", "--gamma 0.9")  # an entry keeps the rest
     config = Config("--env-id FrozenLake-v1")
     assert (config.gamma, config.target_return, config.max_reward) == (0.9, 0.7, float("inf"))
 
@@ -107,7 +108,7 @@ def test_the_help_names_every_option_with_its_meaning(capsys):
     for f in (f for f in fields(Config) if f.metadata):
         assert "--" + f.name.replace("_", "-") in text
         assert " ".join(f.metadata["meaning"].split()) in text
-    assert all(words in text for words in (*main.GAMES.values(), *main.PRESETS.values()))
+    assert all(words in text for words in main.PRESETS.values())
 
 
 def test_importing_has_no_side_effects(tmp_path):

@@ -74,7 +74,7 @@ class Guess(Glimpse):
 def test_a_game_of_ones_own_needs_one_entry(copy, tmp_path):
     gym.register("Guess-v0", Guess)
     student = copy(
-        line="GAMES = {", by='GAMES = {\n    "Guess-v0": "--target-return 2 --gamma 0.5",'
+        line="PRESETS = {", by='PRESETS = {\n    "Guess-v0": "--target-return 2 --gamma 0.5",'
     )
     words = f"{TINY} --env-id Guess-v0 --total-steps 3000 --epsilon-decay 100 --out '{tmp_path}'"
     assert student.Config(words).gamma == 0.5

@@ -152,7 +152,7 @@ def test_wrong_content_with_a_right_checksum_is_refused(what, params, tmp_path, 
 def test_a_run_hands_in_its_best_agent_with_the_score_that_chose_it(tmp_path, monkeypatch, quick):
     scores, agents, real = iter([3.0, 7.0, 5.0]), [], main.evaluate
 
-    def fake(params, episodes, purpose="report", step=0, *, config):
+    def fake(params, episodes, purpose="report", *, config):
         if purpose == "report":
             return real(params, episodes, config=config)
         agents.append(params)

@@ -85,14 +85,14 @@ def test_evaluation_plays_each_game_as_one_game_alone_would_play():
     assert main.evaluate(None, 4, config=config).tolist() == [4.0] * 4  # even episodes terminate
 
 
-def test_evaluation_depends_on_seed_purpose_and_step_alone():
+def test_evaluation_depends_on_seed_and_purpose_alone():
     params = main.init_params(Config())
 
     def returns(words="", *purpose):
         return main.evaluate(params, 5, *purpose, config=Config(words)).tolist()
 
     assert returns() == returns("--out x --gamma 0.5")
-    others = [returns("--seed 1"), returns("", "evaluation", 7), returns("", "confirmation", 7)]
+    others = [returns("--seed 1"), returns("", "evaluation 7"), returns("", "evaluation 8")]
     assert len({tuple(r) for r in [returns(), *others]}) == 4
 
 
@@ -140,10 +140,18 @@ def test_a_random_agent_knows_nothing_of_the_game(monkeypatch):
 
 
 def test_streams_of_random_numbers_are_independent():
-    names = ["init", "agent", "game", "memory", "evaluation", "confirmation", "report", "gif"]
-    seeds = {main.derive_seed(s, n, step) for s in range(5) for n in names for step in (0, 1)}
-    assert len(seeds) == 80
-    assert main.derive_seed(3, "evaluation", 7) == main.derive_seed(3, "evaluation", 7)
+    names = [
+        "init",
+        "training",
+        "game",
+        "evaluation 7",
+        "evaluation 8",
+        "confirm 7",
+        "report",
+        "gif",
+    ]
+    assert len({main.derive_seed(seed, name) for seed in range(5) for name in names}) == 40
+    assert main.derive_seed(3, "evaluation 7") == main.derive_seed(3, "evaluation 7")
 
 
 def test_parameters_that_are_not_finite_are_not_played():

@@ -83,23 +83,23 @@ def test_what_happened_is_remembered_as_it_happened(monkeypatch):
 
 def scored(monkeypatch, words, evaluations, confirmations=()):
     """Trains while evaluations have these means; returns what was played and what came of it."""
-    scores = {"evaluation": iter(evaluations), "confirmation": iter(confirmations)}
+    scores = {"evaluation": iter(evaluations), "confirm": iter(confirmations)}
     played = []
 
-    def fake(params, episodes, purpose="report", step=0, *, config):
-        played.append((purpose, step, episodes, params))
-        return np.array([next(scores[purpose])])
+    def fake(params, episodes, purpose="report", *, config):
+        played.append((purpose, episodes, params))
+        return np.array([next(scores[purpose.split()[0]])])
 
     with monkeypatch.context() as patch:
         patch.setattr(main, "evaluate", fake)
         params, history = main.train(Config(f"{TINY} {words}"), quiet=True)
-    return [p[:3] for p in played], [p[3] for p in played], params, history
+    return [p[:2] for p in played], [p[2] for p in played], params, history
 
 
 def test_training_stops_when_a_perfect_evaluation_is_confirmed(monkeypatch):
     played, agents, params, history = scored(monkeypatch, "", [500, 500], [499, 500])
-    both = [("evaluation", 100, 3), ("confirmation", 100, 5)]
-    assert played == [*both, ("evaluation", 200, 3), ("confirmation", 200, 5)]
+    first = [("evaluation 100", 3), ("confirm 100", 5)]
+    assert played == [*first, ("evaluation 200", 3), ("confirm 200", 5)]
     assert params is agents[-1]
     assert history.evaluations == [(100, 499), (200, 500)]
     assert history.score == 500
@@ -121,7 +121,7 @@ def test_the_best_evaluated_parameters_are_returned_or_the_last(monkeypatch):
 
 def test_steady_trains_on_and_hands_in_its_last_parameters(monkeypatch):
     played, agents, params, history = scored(monkeypatch, "--steady", [500, 500, 499])
-    assert [p[:2] for p in played] == [("evaluation", s) for s in (100, 200, 300)]
+    assert played == [(f"evaluation {step}", 3) for step in (100, 200, 300)]
     assert (params is agents[2], history.score) == (True, 499)
 
 
@@ -144,7 +144,7 @@ def test_the_online_network_acts_and_the_one_asked_for_is_evaluated(agent, monke
         acted.append((len(learners), params))
         return act(rng, params, *rest)
 
-    def fake(params, episodes, purpose="report", step=0, *, config):
+    def fake(params, episodes, purpose="report", *, config):
         played.append((params, learners[-1].target if agent == "target" else learners[-1].params))
         return np.zeros(1)
 
