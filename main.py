@@ -1,7 +1,7 @@
 """Deep Q-learning in one file: an agent learns to balance a pole, in seconds.
 
-A neural network predicts how much reward will follow each action. The agent
-mostly takes the action with the best prediction, remembers what happened, and
+A neural network predicts the discounted reward that follows each action. The
+agent mostly takes the action predicted best, remembers what happened, and
 corrects its predictions on random samples of its memory: the Deep Q-Network of
 Mnih et al. 2015 with the target of Double DQN (van Hasselt et al. 2016), a
 softly following target network, scaled inputs and rewards, two updates a step.
@@ -42,8 +42,8 @@ from typing import Any, NamedTuple, NoReturn
 if not hasattr(itertools, "pairwise"):  # which came with 3.10
     sys.exit("main.py needs Python 3.10 or newer")
 if __name__ == "__main__" and "ipykernel" not in sys.modules:  # a program: no window, no sound
-    gc.disable()  # nothing to collect yet
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # quicker than a GPU for networks this small
+    gc.disable()  # what is imported stays: no garbage to look for, until gc.enable below
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # enough for networks this small
     os.environ |= {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "MPLBACKEND": "agg"}
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no word about a missing HOME
 
@@ -60,7 +60,7 @@ from tqdm import tqdm
 
 # %% Configuration: what can be chosen
 def option(default: Any, meaning: str, *allowed: Any, group: str = "", key: bool = True) -> Any:
-    """A field of Config; allowed: least and largest number, or words; key: if equality needs it."""
+    """A field of Config; allowed: from and to, or words; key: whether it makes another run."""
     about = {"meaning": meaning, "allowed": allowed, "group": group}
     return field(default=default, metadata=about, compare=key)
 
@@ -68,10 +68,9 @@ def option(default: Any, meaning: str, *allowed: Any, group: str = "", key: bool
 @dataclass(frozen=True, init=False)
 class Config:
     """Every choice of a run. Config("--gamma 0.9 --vanilla") is what these words are in a shell.
-
-    An option counts more than a preset, a preset more than what the game wants otherwise, and that
-    more than the defaults below. Raises BadInput, a ValueError, if something is not allowed.
-    Hashable, as jit's static arguments must be: what is equal, is compiled once."""
+    An option counts more than a preset, a preset more than what the game wants otherwise (PRESETS),
+    and that more than the defaults below. Raises BadInput, a ValueError, for what is not allowed.
+    Hashable, as jit's static arguments must be; two seeds are equal and compiled once."""
 
     env_id: str = option("CartPole-v1", "Gymnasium game to play", group="Run")
     seed: int = option(0, "decides every random number", 0, 4294967295, key=False)
@@ -82,7 +81,7 @@ class Config:
     report_episodes: int = option(100, "fresh episodes that score an agent", 1, 1e5)
     vanilla: bool = option(False, "preset: near to Mnih et al. 2015 (below)")
     steady: bool = option(False, "preset: train to the end, and hand in the last parameters")
-    total_steps: int = option(51_200, "environment steps at most", 1, 1e8, group="Training")
+    total_steps: int = option(51_200, "steps of training at most", 1, 1e8, group="Training")
     warmup_steps: int = option(512, "random steps before learning starts", 1, 1e8)
     train_every: int = option(64, "environment steps between two rounds of updates", 1, 1e6)
     updates: int = option(128, "updates in a round", 1, 1e6)
@@ -96,12 +95,12 @@ class Config:
     hidden: tuple[int, ...] = option((64, 64), "sizes of its layers", 1, 1024, group="Network")
     activation: str = option("silu", "of the hidden layers", "relu", "silu", "tanh")
     dueling: bool = option(False, "Q = V + A - mean A (Wang et al. 2016)")
-    normalize: bool = option(True, "divide observations by 1.5 standard deviations")
+    normalize: bool = option(True, "divide observations by 1.5 standard deviations of the warm-up")
     optimistic: bool = option(True, "start with the best Q-values there can be, if known")
     max_reward: float = option(np.inf, "the game's best reward for one step", -1e9, np.inf)
     epsilon_start: float = option(1.0, "first share of random actions", 0, 1, group="Policy")
     epsilon_end: float = option(0.05, "last share of random actions", 0, 1)
-    epsilon_decay: float = option(2500.0, "steps it falls for, or its time constant", 1, 1e9)
+    epsilon_decay: float = option(2500.0, "steps to fall, or its time constant", 1, 1e9)
     epsilon_schedule: str = option("linear", "how the share falls", "linear", "exponential")
     action_bins: int = option(11, "actions that stand for a continuous one", 2, 1000)
     memory_size: int = option(50_000, "transitions in the memory", 1, 1e7, group="Replay")
@@ -111,7 +110,7 @@ class Config:
     scale_rewards: bool = option(True, "learn from rewards times 1 - gamma")
     prioritized: bool = option(False, "sample by temporal-difference error (Schaul et al. 2016)")
     priority_exponent: float = option(0.6, "alpha; 0 samples uniformly", 0, 1)
-    importance_exponent: float = option(0.4, "beta at first; it rises to 1", 0, 1)
+    importance_exponent: float = option(0.4, "beta at first; it rises to 1 at --total-steps", 0, 1)
     gamma: float = option(0.98, "discount of the next reward", 0, 0.9999, group="Learning")
     double: bool = option(True, "Double DQN target (van Hasselt et al. 2016)")
     tau: float = option(0.03, "share of the network that goes into its target copy", 1e-6, 1)
@@ -126,12 +125,12 @@ class Config:
     sizes: tuple[int, ...] = ()  # of all layers: O, the hidden ones, A; follows from the others
 
     def __init__(self, options: str | list[str] = "") -> None:
-        vars(self).update(parse_options(options))  # frozen from now on
+        vars(self).update(parse_options(options))  # as a frozen dataclass refuses self.x = ...
         vars(self).update(sizes=layer_sizes(self))
 
 
 def derive_seed(seed: int, purpose: str) -> int:
-    """A seed of its own for each consumer of random numbers, all from the seed of the run."""
+    """A seed for each purpose, from the seed of a run; generators are NumPy's, not JAX's keys."""
     return int(np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1)[0])
 
 
@@ -141,12 +140,11 @@ Params = dict[str, Any]
 
 def init_params(config: Config) -> Params:
     """Parameters of an MLP from O numbers to A; `scale` [O] is what observations are divided by.
-
-    The hidden layers stand under the name of their activation: policy_fn knows no config.
+    The key within "hidden" names the activation, since policy_fn gets parameters but no config.
     Optimistic initial values (for bandits: Sutton & Barto 2018, section 2.6): each Q begins near
-    the most that sum_k gamma^k r can be, at least 0, so that what was not tried looks better."""
-    most = max(0.0, reward_to_learn(config.max_reward, config) / (1 - config.gamma))
-    value, gain = (most, 0.01) if config.optimistic and np.isfinite(most) else (0.0, 1.0)
+    the highest there can be, for rewards as learned, so that what was not tried looks better."""
+    highest = max(0.0, reward_to_learn(config.max_reward, config) / (1 - config.gamma))
+    value, gain = (highest, 0.01) if config.optimistic and np.isfinite(highest) else (0.0, 1.0)
     rng = np.random.default_rng(derive_seed(config.seed, "init"))
     layers = [init_dense(rng, n, m) for n, m in itertools.pairwise(config.sizes[:-1])]
     params = {"scale": np.ones(config.sizes[0], np.float32), "hidden": {config.activation: layers}}
@@ -168,9 +166,8 @@ def dense(layer: Params, x: Array) -> Array:
 
 
 def q_values(params: Params, obs: Any) -> Array:
-    """Q(s, a) for each action a: [..., O] -> [..., A].
-
-    With dueling heads, of one layer each, V(s) + A(s, a) - mean_a' A(s, a') (Wang et al. 2016)."""
+    """Q(s, a) for each action a: [..., O] -> [..., A]. With dueling heads, of one layer each,
+    Q(s, a) = V(s) + A(s, a) - mean_a' A(s, a') (Wang et al. 2016)."""
     x = obs / lax.stop_gradient(params["scale"])  # measured, not learned
     [(activation, layers)] = params["hidden"].items()
     for layer in layers:
@@ -211,8 +208,7 @@ def epsilon_at(step: int, config: Config) -> float:
 
 # %% Replay: what happened is kept as it happened, and learned from at random
 class Batch(NamedTuple):
-    """What is learned from: B transitions; or one of them, without the B.
-
+    """What is learned from: B transitions, or a whole round's U B, or one of them, without the B.
     `discount` is what the next observation's value counts for: gamma, or 0 if the game terminated.
     A game cut short by its time limit goes on in the agent's eyes (Pardo et al. 2018). With n steps
     `reward` is sum_k gamma^k r_k, and `discount` gamma^n or 0."""
@@ -223,37 +219,36 @@ class Batch(NamedTuple):
     discount: Any  # [B]
     next_obs: Any  # [B, O]
     weight: Any  # [B], what it counts for in the loss
-    slot: Any  # [B], its place in the memory
+    slot: Any  # [B], its place in the memory at that time
 
 
 @lru_cache
 def row_type(n_obs: int) -> np.dtype:
     """A row of the memory: one step of the game, and how surprising it was when last replayed."""
     names = ("obs", "action", "reward", "terminated", "truncated", "next_obs", "priority")
-    types = (f"({n_obs},)f4", "i4", "f4", "?", "?", f"({n_obs},)f4", "f4")
-    return np.dtype([*zip(names, types, strict=True)])
+    formats = (f"({n_obs},)f4", "i4", "f4", "?", "?", f"({n_obs},)f4", "f4")
+    return np.dtype({"names": names, "formats": formats})
 
 
-def remember(memory: deque[bytearray], *step: Any) -> None:
-    """Stores obs, action, ..., next_obs as bytes: these join to an array quicker than tuples."""
-    memory.append(bytearray(np.array((*step, np.inf), row_type(len(step[0])))))
+def remember(memory: deque[bytearray], *transition: Any) -> None:
+    """Appends obs, action, reward, terminated, truncated, next_obs as a row that was not replayed
+    yet: priority inf. As bytes, since these join to an array quicker than tuples."""
+    memory.append(bytearray(np.array((*transition, np.inf), row_type(len(transition[0])))))
 
 
 def sample_batch(rng: Any, memory: deque, batch_size: int, config: Config, step: int = 0) -> Batch:
-    """batch_size transitions, drawn with replacement; rng is a generator of NumPy."""
-    rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))  # joined once a round
+    """Transitions drawn with replacement; as joining the memory takes time, a whole round's."""
+    rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
-    if config.prioritized:
+    if config.prioritized:  # not uniformly
         slot, weight = draw_by_priority(rng, rows, batch_size, config, step)
     obs, action = rows["obs"][slot], rows["action"][slot]
     return Batch(obs, action, *n_step_return(rows, slot, config), weight, slot)
 
 
 def n_step_return(rows: np.ndarray, slot: np.ndarray, config: Config) -> tuple[np.ndarray, ...]:
-    """reward, discount and next_obs of the n-step transitions that start at these slots.
-
-    Sutton & Barto 2018, chapter 7. Not corrected for actions that the policy would not take now.
-    n is less where the episode, or what is known of it, ends earlier."""
+    """reward, discount, next_obs of n-step transitions, from these slots on and no farther than the
+    episode or memory goes (Sutton & Barto 2018, chapter 7; no off-policy correction)."""
     rewards = reward_to_learn(rows["reward"], config)
     over = rows["terminated"] | rows["truncated"]
     over[-1] = True
@@ -268,16 +263,14 @@ def n_step_return(rows: np.ndarray, slot: np.ndarray, config: Config) -> tuple[n
 
 def reward_to_learn(reward: Any, config: Config) -> Any:
     """Rewards as the agent learns from them; what is reported stays as the game gave it. Times
-    1 - gamma, a value is a weighted mean of rewards: sum_k gamma^k (1 - gamma) = 1."""
+    1 - gamma, a value is a mean of rewards, 0 after the end: sum_k gamma^k (1 - gamma) = 1."""
     if config.clip_rewards:
         reward = np.clip(reward, -1, 1)
     return reward * (1 - config.gamma) if config.scale_rewards else reward
 
 
 # %% Learning: move Q(s, a) towards what the next step says it should have been
-class Learner(NamedTuple):
-    """All that learning changes."""
-
+class Learner(NamedTuple):  # all that learning changes
     params: Params  # the online network
     target: Params  # its slowly following copy
     opt_state: optax.OptState
@@ -286,27 +279,26 @@ class Learner(NamedTuple):
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov & Hutter 2019)."""
-    rate: Any = config.learning_rate
-    if config.decay_learning_rate:
-        idle = (config.warmup_steps - 1) // config.train_every  # rounds without an update
-        rounds = config.total_steps // config.train_every - idle
-        rate = optax.linear_schedule(rate, 0.0, rounds * config.updates)
-    is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # they decay, times the learning rate
-    steps = [  # each that is not 0
+    idle = (config.warmup_steps - 1) // config.train_every  # rounds without an update
+    rounds = config.total_steps // config.train_every - idle
+    last_rate = 0.0 if config.decay_learning_rate else config.learning_rate
+    rate = optax.linear_schedule(config.learning_rate, last_rate, rounds * config.updates)
+    is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # weights decay, biases do not
+    parts = [  # what is 0 is off, and left out
         config.clip_value and optax.clip(config.clip_value),
         config.clip_norm and optax.clip_by_global_norm(config.clip_norm),
-        # All parameters as one array, which compiles to fewer operations:
+        # Optax's variants; of all parameters as one array, which compiles to fewer operations:
         optax.flatten(optax.scale_by_amsgrad() if config.amsgrad else optax.scale_by_adam()),
         config.weight_decay and optax.add_decayed_weights(config.weight_decay, is_matrix),
         optax.scale_by_learning_rate(rate),
     ]
-    return optax.chain(*filter(None, steps))
+    return optax.chain(*filter(None, parts))
 
 
 def new_learner(config: Config) -> Learner:
-    """The learner that a run starts with, made by one program; both its networks are the same."""
-    start = jit(lambda p: Learner(p, p, make_optimizer(config).init(p), jnp.int32(0)))
-    return start(init_params(config))
+    """The learner that a run starts with; both its networks are the same."""
+    params = init_params(config)
+    return Learner(params, params, make_optimizer(config).init(params), jnp.int32(0))
 
 
 def measure_scale(learner: Learner, memory: deque[bytearray], config: Config) -> Learner:
@@ -319,7 +311,6 @@ def measure_scale(learner: Learner, memory: deque[bytearray], config: Config) ->
 
 def td_error(params: Params, target: Params, t: Batch, *, config: Config) -> Array:
     """Temporal-difference error y - Q(s, a) of one transition; a scalar. No gradient flows into y.
-
     Double DQN, van Hasselt et al. 2016; the online network chooses, the target network judges:
         y = r + discount * Q(s', argmax_a' Q(s', a'; params); target)
     Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target)"""
@@ -344,12 +335,11 @@ def loss_fn(params: Params, target: Params, batch: Batch, *, config: Config) -> 
 
 @partial(jit, static_argnames="config")
 def update_fn(learner: Learner, batch: Batch, *, config: Config) -> Learner:
-    """One gradient step on one batch, and one step of the target network towards the online one.
-
-    target <- (1 - tau) target + tau params (Lillicrap et al. 2016), every target_period updates"""
+    """One gradient step on one batch; every target_period updates, the target network follows:
+    target <- (1 - tau) target + tau params (Lillicrap et al. 2016)"""
     params, target, opt_state, count = learner
     grads = grad(loss_fn)(params, target, batch, config=config)
-    updates, opt_state = make_optimizer(config).update(grads, opt_state, params)
+    updates, opt_state = make_optimizer(config).update(grads, opt_state, params)  # no state inside
     params, count = optax.apply_updates(params, updates), count + 1
     tau = config.tau * (count % config.target_period == 0)
     return Learner(params, optax.incremental_update(params, target, tau), opt_state, count)
@@ -364,8 +354,7 @@ def update_round(learner: Learner, batch: Batch, *, config: Config) -> Learner:
 
 # %% Prioritized replay (Schaul et al. 2016), off by default: more often from what surprised
 def draw_by_priority(rng: Any, rows: Any, batch_size: int, config: Config, step: int) -> tuple:
-    """The slots of B rows, and what each counts for in the loss; P(i) is as of the last round.
-
+    """The slots of B rows and their weights in the loss; priorities are as of the last round.
     P(i) = p_i^alpha / sum_k p_k^alpha; what was never replayed has the largest p there is
     w_i = (N P(i))^-beta / max_j (N P(j))^-beta, j among those drawn; beta rises to 1 at the end"""
     p = np.float64(rows["priority"])
@@ -380,10 +369,9 @@ def draw_by_priority(rng: Any, rows: Any, batch_size: int, config: Config, step:
 def prioritize(memory: deque[bytearray], batch: Batch, learner: Learner, config: Config) -> None:
     """With --prioritized: p_i = |error_i| + 1e-6, after the round, of each row i learned from."""
     if config.prioritized:
-        rows, dtype = list(memory), row_type(config.sizes[0])
         errors = td_errors(learner.params, learner.target, batch, config=config)
         for i, p in zip(batch.slot, np.abs(errors) + 1e-6, strict=True):
-            np.frombuffer(rows[i], dtype)["priority"] = p  # a view: writes to the row
+            np.frombuffer(memory[i], row_type(config.sizes[0]))["priority"] = p  # in the row itself
 
 
 # %% Games
@@ -401,32 +389,27 @@ def make_game(config: Config, **options: Any) -> gym.Env:
 
 
 def evaluate(params: Any, episodes: int, purpose: str = "report", *, config: Config) -> np.ndarray:
-    """Returns of greedy episodes, fresh ones for each seed and purpose; float64 [episodes].
-
-    Without parameters a random agent plays. Raises FloatingPointError if they are not finite."""
+    """Returns of greedy episodes or, without parameters, random ones; fresh for each seed and
+    purpose; [episodes]. Raises FloatingPointError if the parameters are not finite."""
     if not all(np.isfinite(leaf).all() for leaf in tree.leaves(params)):
         raise FloatingPointError("the parameters are not finite: try a smaller --learning-rate")
     games = [partial(make_game, config)] * episodes
-    quick = config.env_id == "CartPole-v1"  # Gymnasium has many of it in one NumPy program
+    quick = config.env_id == "CartPole-v1"  # Gymnasium plays many at once, without make_game
     envs = gym.make_vec(config.env_id, episodes) if quick else gym.vector.SyncVectorEnv(games)
     rng = np.random.default_rng(derive_seed(config.seed, f"{purpose} actions"))
     obs, _ = envs.reset(seed=derive_seed(config.seed, purpose))
+    n_actions = config.sizes[-1]
     returns, running = np.zeros(episodes), np.ones(episodes, bool)
     while running.any():  # each game's first episode counts; what it plays after that does not
-        if params is None:
-            actions = random_policy_fn(rng, obs, config.sizes[-1])
-        else:
-            actions = np.asarray(policy_fn(None, params, obs))
-        obs, rewards, terminated, truncated, _ = envs.step(actions)
+        actions = policy_fn(None, params, obs) if params else random_policy_fn(rng, obs, n_actions)
+        obs, rewards, terminated, truncated, _ = envs.step(np.asarray(actions))
         returns += np.where(running, rewards, 0)
         running &= ~(terminated | truncated)
-    envs.close()
     return returns
 
 
 def solved(returns: np.ndarray, config: Config) -> bool:
-    """Solved: the mean of N fresh greedy returns, of standard error std / sqrt(N), is target_return
-    or more; N is eval_episodes, then confirm_episodes, to stop, report_episodes to report."""
+    """Whether the mean of N fresh returns, of standard error std / sqrt(N), reaches the goal."""
     return bool(returns.mean() >= config.target_return)
 
 
@@ -435,13 +418,12 @@ class History(NamedTuple):  # what happened during training
     lengths: list[int]  # of the episodes, in environment steps
     returns: list[float]  # of the episodes
     evaluations: list[tuple[int, float]]  # environment step, mean greedy return
-    score: float  # mean greedy return of the chosen parameters; the best of many is a bit lucky
+    score: float  # mean greedy return of the chosen parameters; as the best of many, biased upwards
 
 
 def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
-    """Trains an agent; returns its best-evaluated parameters, or its last, and what happened. By
-    default the target network is evaluated, an average of the recent online ones."""
-    env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, "train")  # None: keep all
+    """Trains an agent; returns its best-evaluated parameters, or its last, and what happened."""
+    env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, "train")  # keeps all
     memory: deque[bytearray] = deque(maxlen=config.memory_size)
     learner, evaluations = new_learner(config), []
     chosen, chosen_score = learner.target, -np.inf
@@ -467,18 +449,18 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
 
         # Evaluate.
         if step % config.eval_every == 0 or step == config.total_steps:
-            now = learner.target if config.agent == "target" else learner.params
-            returns = evaluate(now, config.eval_episodes, f"evaluation {step}", config=config)
-            if config.early_stop and solved(returns, config):  # the best of many may be luck
-                returns = evaluate(now, config.confirm_episodes, f"confirm {step}", config=config)
+            agent = learner.target if config.agent == "target" else learner.params
+            returns = evaluate(agent, config.eval_episodes, f"evaluation {step}", config=config)
+            if config.early_stop and solved(returns, config):  # one good mean may be luck
+                returns = evaluate(agent, config.confirm_episodes, f"confirm {step}", config=config)
             evaluations.append((step, score := float(returns.mean())))
             if score > chosen_score or not config.keep_best:
-                chosen, chosen_score = now, score
+                chosen, chosen_score = agent, score
             mean = np.mean([*env.return_queue][-100:] or np.nan)  # of recent episodes
             text = f"epsilon {epsilon:.2f}, return {mean:.4g}, greedy {score:.4g}"
             bar.set_postfix_str(text, refresh=False)
             if step == config.total_steps or config.early_stop and solved(returns, config):
-                bar.total = step  # so that the bar ends full
+                bar.total = step  # either way the bar ends full
                 break
     env.close()
     return chosen, History([*env.length_queue], [*env.return_queue], evaluations, chosen_score)
@@ -487,7 +469,7 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
 # %% Files: each is put in place in one step
 FILES = ("params.pkl", "agent.gif", "random.gif", "learning_curve.png", "hand-in.zip")
 MAX_BYTES, MAX_INSTRUCTIONS, MAX_WORD = 2**24, 100_000, 10_000  # of a parameter file
-GIF_SECONDS, FRAME_MS = 10, 100
+GIF_SECONDS = 10
 
 
 def write(path: Path, data: bytes | Figure) -> None:
@@ -518,7 +500,6 @@ def save_params(path: Path | str, params: Params, *, config: Config, score: floa
 
 def load_params(path: Path | str, config: Config | None = None) -> Params:
     """The parameters that save_params wrote, for `policy_fn`; for the game of `config`, if given.
-
     Safe with a file from a stranger, for it is not unpickled: its instructions are listed, and none
     is run. Shapes and structure are those that init_params gives with the file's options.
     Raises BadInput, a ValueError, if anything is wrong with the file."""
@@ -541,12 +522,12 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
         if not all(np.isfinite(x).all() for x in tree.leaves(params)) or any(params["scale"] <= 0):
             raise ValueError("its numbers are not finite, or its scale is not positive")
         return params
-    except Exception as error:  # with `refusing`, Python 3.13 would keep the data for a while
+    except Exception as error:  # `refusing` would keep the data for a while (Python 3.12 on)
         raise BadInput(f"{path} cannot be used: {one_line(error)}") from None
 
 
 def record(path: Path, params: Params, epsilon: float, *, config: Config) -> None:
-    """Writes a GIF of ten seconds in real time: half the size, 6 levels of red, green and blue."""
+    """Writes a GIF of ten seconds in real time, ten frames a second; half the size, 216 colors."""
     if "rgb_array" not in make_game(config).metadata.get("render_modes", ()):
         path.unlink(missing_ok=True)  # an older one is of another game
         return  # this one cannot be drawn
@@ -555,13 +536,13 @@ def record(path: Path, params: Params, epsilon: float, *, config: Config) -> Non
     fps = env.metadata.get("render_fps") or 30  # which is what RecordVideo assumes
     frames, (obs, _) = [], env.reset(seed=derive_seed(config.seed, "gif"))
     for step in range(round(GIF_SECONDS * fps)):
-        while len(frames) * FRAME_MS * fps < 1000 * (step + 1):  # none, one or more in a step
+        while len(frames) * fps < 10 * (step + 1):  # none, one or more in a step
             frames.append(np.asarray(env.render())[1::2, 1::2] // 43 @ np.uint8([36, 6, 1]))
         obs, _, terminated, truncated, _ = env.step(int(action_fn(rng, params, obs, epsilon)))
         obs = env.reset()[0] if terminated or truncated else obs
     env.close()
-    palette = bytes(51 * level for color in np.ndindex(6, 6, 6) for level in color)
-    gif = {"plugin": "pillow", "palette": palette, "duration": FRAME_MS, "loop": 0}
+    palette = bytes(51 * level for rgb in np.ndindex(6, 6, 6) for level in rgb)  # at 36 r + 6 g + b
+    gif = {"plugin": "pillow", "palette": palette, "duration": 100, "loop": 0}
     write(path, iio.imwrite("<bytes>", frames, extension=".gif", **gif))
 
 
@@ -601,7 +582,6 @@ solved: a mean of {:g} or more over {} fresh episodes; min: the worst episode of
 median, most: environment steps until training stopped, all there were if nothing was confirmed
 ratio: to the default's, geometric mean, seed by seed; from, to: 95% bootstrap intervals"""
 ROW = "{:>7}{:8.2f}{:8.2f}{:8.0f}{:7.0f}{:7.0f}{:7}{:7.2f}{:6.2f}{:6.2f}{:9.1f}  {}"
-Study = dict[str, list[np.ndarray]]  # by variant: steps [N], seconds [N] and returns [N, E]
 
 
 def run_study(config: Config) -> str:
@@ -633,7 +613,8 @@ def interval(statistic: Any, values: np.ndarray) -> np.ndarray:
     return np.stack([statistic(values, axis=0), *ends])
 
 
-def study_table(study: Study, config: Config) -> str:
+def study_table(study: dict[str, list[np.ndarray]], config: Config) -> str:
+    """By variant: steps [N], seconds [N] and returns [N, E] of N seeds and E episodes."""
     rows = []
     for name, (steps, seconds, returns) in study.items():
         good = sum(solved(r, config) for r in returns)
@@ -643,28 +624,26 @@ def study_table(study: Study, config: Config) -> str:
     return TABLE.format("\n".join(rows), config.target_return, config.report_episodes)
 
 
-def study_figure(study: Study, config: Config) -> Figure:
-    """The share of seeds solved against steps, with 95% bands (after the performance profiles of
-    Agarwal et al. 2021); returns of all seeds; for each seed its success and a box."""
+def study_figure(study: dict[str, list[np.ndarray]], config: Config) -> Figure:
+    """The share of seeds solved against steps (a data profile, after Dolan & More 2002); the share
+    of episodes with a higher return (Agarwal et al. 2021); for each seed its success and a box."""
     figure, goal = Figure(figsize=(12, 10), dpi=100, layout="constrained"), config.target_return
     share, spread, success, box = figure.subplot_mosaic("AB;CC;DD").values()
-    bins = np.histogram_bin_edges(np.hstack([r.ravel() for _, _, r in study.values()]), 25)
-    grid = np.unique(np.hstack([config.eval_every, *(steps for steps, _, _ in study.values())]))
     for i, (name, (steps, _, returns)) in enumerate(study.items()):
         look = {"color": f"C{i % 10}", "ls": "-" if i < 10 else "--"}
         dots = {"marker": ".", "ls": "", **dict.fromkeys(("color", "mec", "mfc"), look["color"])}
         seeds = config.seed + np.arange(len(steps)) + 0.8 * i / len(study)
-        good = np.array([[solved(r, config)] for r in returns]) & (steps[:, None] <= grid)
-        middle, *band = interval(np.mean, good)
-        share.step(grid, middle, where="post", label=name, **look)
-        share.fill_between(grid, *band, step="post", alpha=0.15, color=look["color"])
-        spread.stairs(np.histogram(returns, bins)[0] / returns.size, bins, **look)
+        good = [solved(r, config) for r in returns]
+        share.ecdf(np.where(good, steps, np.inf), label=name, **look)
+        spread.ecdf(returns.ravel(), complementary=True, **look)
         success.plot(seeds, (returns >= goal).mean(axis=1), **dots)
         lines = {f"{part}props": look for part in ("box", "whisker", "cap", "median")}
         lines |= {"meanprops": dots, "flierprops": dots | {"ms": 2}, "manage_ticks": False}
         box.boxplot([*returns], positions=seeds, widths=0.6 / len(study), showmeans=True, **lines)
-    share.set(xlabel="environment steps", ylabel="share of seeds solved", xscale="log")
-    spread.set(xlabel="return of an episode, all seeds", ylabel="share of episodes")
+    share.set(xlabel="environment steps", ylabel="share of seeds solved", ylim=(-0.05, 1.05))
+    share.set_xscale("log", base=2)
+    share.axvline(config.total_steps, color="0.8")  # the budget
+    spread.set(xlabel="return, all seeds", ylabel="share of episodes with more", ylim=(-0.05, 1.05))
     ticks = range(config.seed, config.seed + config.seeds, 1 + config.seeds // 10)
     place = {"xlabel": "seed", "xticks": ticks, "xticklabels": ticks}
     success.set(ylabel=f"share of episodes\nof {goal:g} or more", ylim=(-0.05, 1.05), **place)
@@ -739,11 +718,12 @@ def make_parser() -> Parser:
 
 def parse_options(options: str | list[str]) -> dict[str, Any]:
     """The fields of a Config. A later word counts more than an earlier one: hence their order."""
-    parser, words = make_parser(), shlex.split(options) if isinstance(options, str) else options
-    asked = parser.parse_args(words)
+    with refusing("options must be words as in a shell"):
+        words = shlex.split(options) if isinstance(options, str) else options
+    asked = (parser := make_parser()).parse_args(words)
     goal = getattr(gym.registry.get(asked.env_id), "reward_threshold", None)
     parser.set_defaults(target_return=np.inf if goal is None else float(goal))
-    on = [asked.env_id, *(name for name, value in vars(asked).items() if value is True)]
+    on = [asked.env_id, *(name for name in ("vanilla", "steady") if getattr(asked, name))]
     wanted = " ".join(PRESETS.get(name, "") for name in on).split()
     values = vars(parser.parse_args([*wanted, *words]))
     for flag, f in OPTIONS.items():
@@ -819,8 +799,7 @@ def run(config: Config) -> str:
         record(out / "random.gif", params, 1.0, config=config)
         write(out / "hand-in.zip", hand_in(out))
         if not solved(scores["trained"], config) and np.isfinite(config.target_return):
-            says = f"\nnot solved: the goal is {config.target_return:g}; try more --total-steps, "
-            says += f"now {history.evaluations[-1][0]}, or another --seed"
+            says = f"\nnot solved: the goal is {config.target_return:g}; try more --total-steps"
     names = ("agent.gif",) if config.evaluate else FILES
     if written := ", ".join(name for name in names if (out / name).exists()):
         says = f"\nwrote {written}\nto {out.absolute()}{says}"
@@ -863,7 +842,7 @@ def main(options: str | list[str] = "") -> int:
 #   "gymnasium[classic-control]>=1.2.1", "matplotlib>=3.9", "imageio>=2.36", "tqdm>=4.66"]
 # ///
 if __name__ == "__main__" and Path(sys.argv[0]).name == Path(globals().get("__file__", "")).name:
-    gc.freeze()  # nor will what was imported be searched again, which would take .2 s at the end
+    gc.freeze()  # nor is there any in it at the end
     gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process, wherever it is
     if isinstance(sys.stdout, io.TextIOWrapper):  # not closed

@@ -35,6 +35,13 @@ def test_what_is_not_allowed_is_refused_with_one_line_that_names_the_option(word
     assert (out, err.count("\n")) == ("", 1)
 
 
+def test_an_open_quote_is_bad_input(capsys):
+    with pytest.raises(main.BadInput, match="words"):
+        Config("--out 'x")
+    assert main.main("--out 'x") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("option", "low", "high"), [("gamma", 0, 0.9999), ("tau", 1e-6, 1), ("n-step", 1, 1000)]
 )
