@@ -113,6 +113,7 @@ class Config:
     importance_exponent: float = option(0.4, "beta at first; it rises to 1 at --total-steps", 0, 1)
     gamma: float = option(0.98, "discount of the next reward", 0, 0.9999, group="Learning")
     double: bool = option(True, "Double DQN target (van Hasselt et al. 2016)")
+    bound_targets: bool = option(True, "at 3 times the highest Q-value there can be, if known")
     tau: float = option(0.03, "share of the network that goes into its target copy", 1e-6, 1)
     target_period: int = option(1, "updates between two of the target copy", 1, 1e6)
     loss: str = option("huber", "of the temporal-difference error", "huber", "squared")
@@ -122,11 +123,13 @@ class Config:
     amsgrad: bool = option(False, "AMSGrad variant of Adam")
     clip_value: float = option(0.0, "clip each number of a gradient to this; 0 is off", 0, 1e9)
     clip_norm: float = option(0.0, "clip a gradient's global norm to this; 0 is off", 0, 1e9)
-    sizes: tuple[int, ...] = ()  # of all layers: O, the hidden ones, A; follows from the others
+    sizes: tuple[int, ...] = ()  # of all layers, from O to A; follows from the options, as does
+    highest: float = np.inf  # the highest Q-value there can be: max_reward for ever, or the end, 0
 
     def __init__(self, options: str | list[str] = "") -> None:
         vars(self).update(parse_options(options))  # as a frozen dataclass refuses self.x = ...
-        vars(self).update(sizes=layer_sizes(self))
+        highest = max(0.0, reward_to_learn(self.max_reward, self) / (1 - self.gamma))
+        vars(self).update(sizes=layer_sizes(self), highest=highest)
 
 
 def derive_seed(seed: int, purpose: str) -> int:
@@ -142,15 +145,14 @@ def init_params(config: Config) -> Params:
     """Parameters of an MLP from O numbers to A; `scale` [O] is what observations are divided by.
     The key within "hidden" names the activation, since policy_fn gets parameters but no config.
     Optimistic initial values (for bandits: Sutton & Barto 2018, section 2.6): each Q begins near
-    the highest there can be, for rewards as learned, so that what was not tried looks better."""
-    highest = max(0.0, reward_to_learn(config.max_reward, config) / (1 - config.gamma))
-    value, gain = (highest, 0.01) if config.optimistic and np.isfinite(highest) else (0.0, 1.0)
+    the highest there can be, if that is known, so that what was not tried looks better."""
+    gain, bias = (0.01, config.highest) if config.optimistic and config.highest < np.inf else (1, 0)
     rng = np.random.default_rng(derive_seed(config.seed, "init"))
     layers = [init_dense(rng, n, m) for n, m in itertools.pairwise(config.sizes[:-1])]
     params = {"scale": np.ones(config.sizes[0], np.float32), "hidden": {config.activation: layers}}
-    params["output"] = init_dense(rng, *config.sizes[-2:], gain, value)
+    params["output"] = init_dense(rng, *config.sizes[-2:], gain, bias)
     if config.dueling:
-        params["value"] = init_dense(rng, config.sizes[-2], 1, gain, value)
+        params["value"] = init_dense(rng, config.sizes[-2], 1, gain, bias)
     return params
 
 
@@ -279,8 +281,7 @@ class Learner(NamedTuple):  # all that learning changes
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov & Hutter 2019)."""
-    idle = (config.warmup_steps - 1) // config.train_every  # rounds without an update
-    rounds = config.total_steps // config.train_every - idle
+    rounds = (config.total_steps - config.warmup_steps) // config.train_every + 1
     last_rate = 0.0 if config.decay_learning_rate else config.learning_rate
     rate = optax.linear_schedule(config.learning_rate, last_rate, rounds * config.updates)
     is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # weights decay, biases do not
@@ -297,8 +298,8 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 def new_learner(config: Config) -> Learner:
     """The learner that a run starts with; both its networks are the same."""
-    params = init_params(config)
-    return Learner(params, params, make_optimizer(config).init(params), jnp.int32(0))
+    start = jit(lambda p: Learner(p, p, make_optimizer(config).init(p), jnp.int32(0)))
+    return start(init_params(config))  # one program compiles quicker than its operations alone
 
 
 def measure_scale(learner: Learner, memory: deque[bytearray], config: Config) -> Learner:
@@ -313,11 +314,13 @@ def td_error(params: Params, target: Params, t: Batch, *, config: Config) -> Arr
     """Temporal-difference error y - Q(s, a) of one transition; a scalar. No gradient flows into y.
     Double DQN, van Hasselt et al. 2016; the online network chooses, the target network judges:
         y = r + discount * Q(s', argmax_a' Q(s', a'; params); target)
-    Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target)"""
+    Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target). Learned from itself, it may run
+    away (Sutton & Barto 2018, section 11.3); a bound stops it (cf. Andrychowicz et al. 2017)."""
     chex.assert_equal_shape([t.obs, t.next_obs])
     chex.assert_shape([t.action, t.reward, t.discount], ())
     next_action = jnp.argmax(q_values(params if config.double else target, t.next_obs))
     y = t.reward + t.discount * q_values(target, t.next_obs)[next_action]
+    y = jnp.minimum(y, 3 * config.highest) if config.bound_targets else y  # 3 found by trial
     return lax.stop_gradient(y) - q_values(params, t.obs)[t.action]
 
 
@@ -457,12 +460,10 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
             if score > chosen_score or not config.keep_best:
                 chosen, chosen_score = agent, score
             mean = np.mean([*env.return_queue][-100:] or np.nan)  # of recent episodes
-            text = f"epsilon {epsilon:.2f}, return {mean:.4g}, greedy {score:.4g}"
-            bar.set_postfix_str(text, refresh=False)
+            bar.postfix = f"epsilon {epsilon:.2f}, return {mean:.4g}, greedy {score:.4g}"
             if step == config.total_steps or config.early_stop and solved(returns, config):
                 bar.total = step  # either way the bar ends full
                 break
-    env.close()
     return chosen, History([*env.length_queue], [*env.return_queue], evaluations, chosen_score)
 
 
@@ -523,7 +524,7 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
             raise ValueError("its numbers are not finite, or its scale is not positive")
         return params
     except Exception as error:  # `refusing` would keep the data for a while (Python 3.12 on)
-        raise BadInput(f"{path} cannot be used: {one_line(error)}") from None
+        raise BadInput(f"{path} cannot be used: {error}") from None
 
 
 def record(path: Path, params: Params, epsilon: float, *, config: Config) -> None:
@@ -548,7 +549,7 @@ def record(path: Path, params: Params, epsilon: float, *, config: Config) -> Non
 
 def learning_curve(history: History, *, config: Config) -> Figure:
     """The returns during training against environment steps."""
-    axes = Figure(figsize=(8, 4), dpi=100, layout="constrained").subplots()
+    axes = Figure(figsize=(8, 4), dpi=100).subplots()
     steps, returns = np.cumsum(history.lengths), history.returns
     mean = [np.mean(returns[max(0, n - 100) : n]) for n in range(1, len(returns) + 1)]
     axes.plot(steps, returns, ".", color="0.7", label="training episode")
@@ -557,7 +558,7 @@ def learning_curve(history: History, *, config: Config) -> Figure:
     if np.isfinite(config.target_return):
         axes.axhline(config.target_return, color="0.4", ls="--", lw=1, label="target return")
     axes.set(xlabel="environment steps", ylabel="return of an episode", title=config.env_id)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend()
     return axes.figure
 
 
@@ -655,26 +656,30 @@ def study_figure(study: dict[str, list[np.ndarray]], config: Config) -> Figure:
 
 # %% Command line: from words to a Config, and from a Config to files
 PRESETS = {  # what a game wants otherwise, by its name; what --vanilla and --steady stand for
-    "CartPole-v1": "--max-reward 1 --target-return 500",
+    "CartPole-v1": "--max-reward 1 --target-return 500 --gamma 0.99 --epsilon-decay 1500 "
+    "--batch-size 32 --learning-rate 0.006 --tau 0.05",
     "Acrobot-v1": "--max-reward 0 --target-return -72 --hidden 64 64 64 --epsilon-decay 5000 "
     "--eval-every 8192 --confirm-episodes 200",
     "MountainCar-v0": "--max-reward -1 --target-return -100 --hidden 64 64 64 --tau 0.01 "
     "--epsilon-decay 10000 --eval-every 2048 --confirm-episodes 400",
     "Pendulum-v1": "--max-reward 0 --target-return -165 --tau 0.01 --epsilon-decay 5000 "
     "--total-steps 20000 --eval-every 5000 --no-early-stop --no-keep-best",
-    # Mnih et al. 2015, but for Adam and its rate, the network and its initial values, time limits
-    # that are no ends, greedy evaluations to stop and to keep the best, smaller sizes and periods.
+    # Mnih et al. 2015, but for Adam, network, initial values, time limits, evaluations and sizes:
     "vanilla": "--no-double --n-step 1 --tau 1 --target-period 500 --activation relu "
-    "--no-normalize --no-optimistic --no-scale-rewards --clip-rewards --no-decay-learning-rate "
-    "--train-every 4 --updates 1 --batch-size 32 --gamma 0.99 --epsilon-end 0.1 --agent online",
+    "--no-normalize --no-optimistic --no-bound-targets --no-scale-rewards --clip-rewards "
+    "--train-every 4 --updates 1 --batch-size 32 --gamma 0.99 --learning-rate 0.002 "
+    "--no-decay-learning-rate --epsilon-end 0.1 --epsilon-decay 2500 --agent online",
     "steady": "--no-early-stop --no-keep-best --gamma 0.998 --n-step 5 --epsilon-end 0.1 "
-    "--epsilon-decay 5000 --learning-rate 0.0015 --tau 0.002 --updates 64",
+    "--epsilon-decay 5000 --learning-rate 0.0015 --tau 0.002 --updates 64 --batch-size 64",
 }
 OPTIONS = {"--" + f.name.replace("_", "-"): f for f in fields(Config) if f.metadata}
 
 
 class BadInput(ValueError):
-    """What a user has asked for cannot be done; the message is one sentence that says why."""
+    """What a user has asked for cannot be done; one sentence, on one line of plain letters."""
+
+    def __str__(self) -> str:
+        return ascii(" ".join(super().__str__().split()))[1:-1][:300]
 
 
 @contextmanager
@@ -683,7 +688,7 @@ def refusing(what: str) -> Any:
     try:
         yield
     except Exception as error:
-        raise BadInput(f"{what}: {one_line(error)}") from None
+        raise BadInput(f"{what}: {error}") from None
 
 
 class Parser(argparse.ArgumentParser):
@@ -770,11 +775,6 @@ def layer_sizes(config: Config) -> tuple[int, ...]:
     return sizes
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, as one line of plain letters."""
-    return ascii(" ".join(str(error).split()))[1:-1][:300]
-
-
 def progress_bar(steps: range, quiet: bool) -> tqdm:
     """A bar for a terminal; in a log file it shows its start, its end, and once an hour."""
     hide = quiet or not sys.stderr
@@ -830,7 +830,7 @@ def main(options: str | list[str] = "") -> int:
     except Exception as error:
         if sys.flags.dev_mode:
             raise
-        text = f"{type(error).__name__}: {one_line(error)} (python -X dev main.py shows where)"
+        text = f"{type(error).__name__}: {BadInput(error)} (python -X dev main.py shows where)"
         print(f"main.py: {text}", file=sys.stderr)
         return 1
 

@@ -49,7 +49,9 @@ def test_parameters_come_back_as_they_were_saved_and_are_played(words, tmp_path)
 
 
 def test_a_plain_pickle_load_with_numpy_alone_gives_builtins_and_arrays(params, tmp_path):
-    main.save_params(tmp_path / "p.pkl", params, config=CONFIG, score=12.5)
+    main.save_params(
+        tmp_path / "p.pkl", params, config=Config("--hidden 8 --gamma 0.5"), score=12.5
+    )
     code = """
 import pickle, sys
 sys.modules["jax"] = sys.modules["main"] = None
@@ -62,7 +64,7 @@ check(content)
 assert content["env_id"] == "CartPole-v1" and content["score"] == 12.5
 assert "jax" in content["versions"]
 assert content["sizes"] == [4, 8, 2]
-assert "--hidden 8" in content["options"] and "--gamma=0.98" in content["options"]
+assert "--hidden 8" in content["options"] and "--gamma=0.5" in content["options"]
 assert content["params"]["output"]["w"].shape == (8, 2)
 """
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

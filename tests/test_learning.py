@@ -44,8 +44,28 @@ def test_the_td_error_equals_the_one_worked_by_hand(t, error):
 
 
 def test_without_double_dqn_the_target_network_chooses_for_itself():
-    error = main.td_error(table(ONLINE), table(TARGET), step(), config=Config("--no-double"))
+    config = Config("--no-double --no-bound-targets")
+    error = main.td_error(table(ONLINE), table(TARGET), step(), config=config)
     assert error == 1 + 0.5 * 8
+
+
+@pytest.mark.parametrize(
+    ("words", "highest"),
+    [
+        ("", 3),  # 3 times the highest value: 1 for rewards of 1, scaled
+        ("--max-reward 2", 6),
+        ("--no-scale-rewards --gamma 0.5", 6),
+        ("--max-reward -1", 0),  # each step costs: nothing is worth more than the end
+        ("--max-reward inf", 9),  # nobody knows: as it is
+        ("--no-bound-targets", 9),
+        ("--no-bound-targets --max-reward -1", 9),
+    ],
+)
+def test_a_target_is_at_most_some_times_the_highest_value_there_can_be(words, highest):
+    t, config = step(reward=9.0, discount=0.0), Config(words)
+    assert main.td_error(table(ONLINE), table(TARGET), t, config=config) == pytest.approx(highest)
+    low = step(reward=-9.0, discount=0.0)
+    assert main.td_error(table(ONLINE), table(TARGET), low, config=config) == -9
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,8 @@ def test_variants_are_trained_on_the_same_seeds_and_compared_seed_by_seed(agents
     trained = agents([100, 200, 900, 400], [[500]] * 4)
     words = ["--seeds", "4", "--out", str(tmp_path), "--compare", "--gamma 0.5", "--vanilla"]
     text = main.run_study(Config(words))
-    assert trained == [(seed, gamma) for seed in range(4) for gamma in (0.98, 0.5, 0.99)]
+    gammas = (Config().gamma, 0.5, Config("--vanilla").gamma)
+    assert trained == [(seed, gamma) for seed in range(4) for gamma in gammas]
     assert len(rows(tmp_path)) == 12
     assert [Config(row["options"]).double for row in rows(tmp_path)] == [True, True, False] * 4
     default, half, vanilla = table(text)["columns"]
@@ -104,7 +105,7 @@ def test_a_variant_changes_what_was_asked_for_and_nothing_else(agents, tmp_path)
 
 def test_a_study_goes_on_where_it_was_stopped(agents, tmp_path):
     steps, returns = [100, 200, 300, 400], [[1, 2], [3, 4], [5, 6], [7, 8]]
-    for fail_at in ((2, 0.98), (2, 0.5), (0, 0.5)):
+    for fail_at in ((2, Config().gamma), (2, 0.5), (0, 0.5)):
         stopped, whole = (tmp_path / f"{name}{fail_at}" for name in ("stopped", "whole"))
         both = [f"--seeds 4 --out '{out}' --compare '--gamma 0.5'" for out in (stopped, whole)]
         first = agents(steps, returns, fail_at=fail_at)
