@@ -1,10 +1,10 @@
 """Deep Q-learning in one file: an agent learns to balance a pole, in seconds.
 
-A neural network predicts the discounted reward that follows each action. The
+A neural network predicts the discounted sum of rewards after each action. The
 agent mostly takes the action predicted best, remembers what happened, and
 corrects its predictions on random samples of its memory: the Deep Q-Network of
 Mnih et al. 2015 with the target of Double DQN (van Hasselt et al. 2016), a
-softly following target network, scaled inputs and rewards, two updates a step.
+bound on it, a softly following target network, scaled inputs and rewards.
 
     python main.py                          train; params.pkl, GIFs, figure, zip
     python main.py --evaluate params.pkl    score trained parameters, agent.gif
@@ -42,7 +42,7 @@ from typing import Any, NamedTuple, NoReturn
 if not hasattr(itertools, "pairwise"):  # which came with 3.10
     sys.exit("main.py needs Python 3.10 or newer")
 if __name__ == "__main__" and "ipykernel" not in sys.modules:  # a program: no window, no sound
-    gc.disable()  # what is imported stays: no garbage to look for, until gc.enable below
+    gc.disable()  # imports leave no garbage to look for; enabled again in the last cell
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # enough for networks this small
     os.environ |= {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "MPLBACKEND": "agg"}
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no word about a missing HOME
@@ -60,7 +60,7 @@ from tqdm import tqdm
 
 # %% Configuration: what can be chosen
 def option(default: Any, meaning: str, *allowed: Any, group: str = "", key: bool = True) -> Any:
-    """A field of Config; allowed: from and to, or words; key: whether it makes another run."""
+    """A field of Config; allowed: from and to, or words; group: heading; key: does == heed it."""
     about = {"meaning": meaning, "allowed": allowed, "group": group}
     return field(default=default, metadata=about, compare=key)
 
@@ -70,7 +70,7 @@ class Config:
     """Every choice of a run. Config("--gamma 0.9 --vanilla") is what these words are in a shell.
     An option counts more than a preset, a preset more than what the game wants otherwise (PRESETS),
     and that more than the defaults below. Raises BadInput, a ValueError, for what is not allowed.
-    Hashable, as jit's static arguments must be; two seeds are equal and compiled once."""
+    Hashable, as jit's static arguments must be; equal but for the seed is equal, compiled once."""
 
     env_id: str = option("CartPole-v1", "Gymnasium game to play", group="Run")
     seed: int = option(0, "decides every random number", 0, 4294967295, key=False)
@@ -87,22 +87,22 @@ class Config:
     updates: int = option(128, "updates in a round", 1, 1e6)
     eval_every: int = option(512, "environment steps between greedy evaluations", 1, 1e9)
     eval_episodes: int = option(100, "episodes of an evaluation", 1, 1e4)
-    target_return: float = option(np.inf, "solved from this mean on; else the game's", -1e9, np.inf)
+    target_return: float = option(np.inf, "goal for the mean; by default, the game's", -1e9, np.inf)
     confirm_episodes: int = option(2_000, "fresh episodes to confirm it", 1, 1e5)
     early_stop: bool = option(True, "stop as soon as it is confirmed")
     agent: str = option("target", "network that is evaluated, handed in", "online", "target")
     keep_best: bool = option(True, "hand in the best-evaluated parameters, not the last")
-    hidden: tuple[int, ...] = option((64, 64), "sizes of its layers", 1, 1024, group="Network")
+    hidden: tuple[int, ...] = option((64, 64), "sizes of hidden layers", 1, 1024, group="Network")
     activation: str = option("silu", "of the hidden layers", "relu", "silu", "tanh")
     dueling: bool = option(False, "Q = V + A - mean A (Wang et al. 2016)")
     normalize: bool = option(True, "divide observations by 1.5 standard deviations of the warm-up")
-    optimistic: bool = option(True, "start with the best Q-values there can be, if known")
-    max_reward: float = option(np.inf, "the game's best reward for one step", -1e9, np.inf)
+    optimistic: bool = option(True, "start with Q-values at their upper bound, if it is known")
+    max_reward: float = option(np.inf, "best reward of a step; it bounds Q-values", -1e9, np.inf)
     epsilon_start: float = option(1.0, "first share of random actions", 0, 1, group="Policy")
     epsilon_end: float = option(0.05, "last share of random actions", 0, 1)
     epsilon_decay: float = option(2500.0, "steps to fall, or its time constant", 1, 1e9)
     epsilon_schedule: str = option("linear", "how the share falls", "linear", "exponential")
-    action_bins: int = option(11, "actions that stand for a continuous one", 2, 1000)
+    action_bins: int = option(11, "values for each number of a continuous action", 2, 1000)
     memory_size: int = option(50_000, "transitions in the memory", 1, 1e7, group="Replay")
     batch_size: int = option(64, "transitions in the batch of one update", 1, 1e5)
     n_step: int = option(1, "rewards that a transition adds up", 1, 1000)
@@ -113,7 +113,7 @@ class Config:
     importance_exponent: float = option(0.4, "beta at first; it rises to 1 at --total-steps", 0, 1)
     gamma: float = option(0.98, "discount of the next reward", 0, 0.9999, group="Learning")
     double: bool = option(True, "Double DQN target (van Hasselt et al. 2016)")
-    bound_targets: bool = option(True, "at 3 times the highest Q-value there can be, if known")
+    bound_targets: bool = option(True, "at 3 times the upper bound of Q-values, if it is known")
     tau: float = option(0.03, "share of the network that goes into its target copy", 1e-6, 1)
     target_period: int = option(1, "updates between two of the target copy", 1, 1e6)
     loss: str = option("huber", "of the temporal-difference error", "huber", "squared")
@@ -123,8 +123,8 @@ class Config:
     amsgrad: bool = option(False, "AMSGrad variant of Adam")
     clip_value: float = option(0.0, "clip each number of a gradient to this; 0 is off", 0, 1e9)
     clip_norm: float = option(0.0, "clip a gradient's global norm to this; 0 is off", 0, 1e9)
-    sizes: tuple[int, ...] = ()  # of all layers, from O to A; follows from the options, as does
-    highest: float = np.inf  # the highest Q-value there can be: max_reward for ever, or the end, 0
+    sizes: tuple[int, ...] = ()  # of all layers, from O to A; follows from the options
+    highest: float = np.inf  # no Q-value is higher: max_reward for ever or, if that is < 0, 0
 
     def __init__(self, options: str | list[str] = "") -> None:
         vars(self).update(parse_options(options))  # as a frozen dataclass refuses self.x = ...
@@ -145,7 +145,7 @@ def init_params(config: Config) -> Params:
     """Parameters of an MLP from O numbers to A; `scale` [O] is what observations are divided by.
     The key within "hidden" names the activation, since policy_fn gets parameters but no config.
     Optimistic initial values (for bandits: Sutton & Barto 2018, section 2.6): each Q begins near
-    the highest there can be, if that is known, so that what was not tried looks better."""
+    its upper bound, if that is known, so that what was not tried looks better."""
     gain, bias = (0.01, config.highest) if config.optimistic and config.highest < np.inf else (1, 0)
     rng = np.random.default_rng(derive_seed(config.seed, "init"))
     layers = [init_dense(rng, n, m) for n, m in itertools.pairwise(config.sizes[:-1])]
@@ -188,7 +188,7 @@ def random_policy_fn(rng: np.random.Generator, obs: Any, n_actions: int = 2) -> 
 
 @jit
 def policy_fn(rng: Any, params: Params, obs: Any) -> Array:
-    """The greedy action, argmax_a Q(s, a): [..., O] -> [...]; rng is not used and may be None."""
+    """The greedy action, argmax_a Q(s, a): [..., O] -> [...]; rng, None or a JAX key, is unused."""
     return jnp.argmax(q_values(params, obs), axis=-1)
 
 
@@ -213,11 +213,11 @@ class Batch(NamedTuple):
     """What is learned from: B transitions, or a whole round's U B, or one of them, without the B.
     `discount` is what the next observation's value counts for: gamma, or 0 if the game terminated.
     A game cut short by its time limit goes on in the agent's eyes (Pardo et al. 2018). With n steps
-    `reward` is sum_k gamma^k r_k, and `discount` gamma^n or 0."""
+    `reward` is sum_k gamma^k r_k, k < m, and `discount` gamma^m or 0; m is n, or less at an end."""
 
     obs: Any  # [B, O]
     action: Any  # [B]
-    reward: Any  # [B]
+    reward: Any  # [B], as reward_to_learn gives it
     discount: Any  # [B]
     next_obs: Any  # [B, O]
     weight: Any  # [B], what it counts for in the loss
@@ -242,7 +242,7 @@ def sample_batch(rng: Any, memory: deque, batch_size: int, config: Config, step:
     """Transitions drawn with replacement; as joining the memory takes time, a whole round's."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
-    if config.prioritized:  # not uniformly
+    if config.prioritized:  # drawn again
         slot, weight = draw_by_priority(rng, rows, batch_size, config, step)
     obs, action = rows["obs"][slot], rows["action"][slot]
     return Batch(obs, action, *n_step_return(rows, slot, config), weight, slot)
@@ -281,14 +281,14 @@ class Learner(NamedTuple):  # all that learning changes
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov & Hutter 2019)."""
-    rounds = (config.total_steps - config.warmup_steps) // config.train_every + 1
+    rounds = config.total_steps // (n := config.train_every) - (config.warmup_steps - 1) // n
     last_rate = 0.0 if config.decay_learning_rate else config.learning_rate
-    rate = optax.linear_schedule(config.learning_rate, last_rate, rounds * config.updates)
+    rate = optax.linear_schedule(config.learning_rate, last_rate, float(rounds * config.updates))
     is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # weights decay, biases do not
     parts = [  # what is 0 is off, and left out
         config.clip_value and optax.clip(config.clip_value),
         config.clip_norm and optax.clip_by_global_norm(config.clip_norm),
-        # Optax's variants; of all parameters as one array, which compiles to fewer operations:
+        # All parameters as one array compile to fewer operations; AMSGrad is Optax's variant:
         optax.flatten(optax.scale_by_amsgrad() if config.amsgrad else optax.scale_by_adam()),
         config.weight_decay and optax.add_decayed_weights(config.weight_decay, is_matrix),
         optax.scale_by_learning_rate(rate),
@@ -303,7 +303,7 @@ def new_learner(config: Config) -> Learner:
 
 
 def measure_scale(learner: Learner, memory: deque[bytearray], config: Config) -> Learner:
-    """Divides observations by 1.5 (found by trial) standard deviations of those in the memory."""
+    """Divides observations by 1.5 (by trial) standard deviations of the memory's; not centered."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     spread = 1.5 * np.std(rows["obs"], axis=0, dtype=np.float64)
     scale = {"scale": np.where(spread > 1e-6, spread, 1).astype(np.float32)}
@@ -315,12 +315,12 @@ def td_error(params: Params, target: Params, t: Batch, *, config: Config) -> Arr
     Double DQN, van Hasselt et al. 2016; the online network chooses, the target network judges:
         y = r + discount * Q(s', argmax_a' Q(s', a'; params); target)
     Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target). Learned from itself, it may run
-    away (Sutton & Barto 2018, section 11.3); a bound stops it (cf. Andrychowicz et al. 2017)."""
+    away (Sutton & Barto 2018, section 11.3); a bound caps it (cf. Andrychowicz et al. 2017)."""
     chex.assert_equal_shape([t.obs, t.next_obs])
     chex.assert_shape([t.action, t.reward, t.discount], ())
     next_action = jnp.argmax(q_values(params if config.double else target, t.next_obs))
     y = t.reward + t.discount * q_values(target, t.next_obs)[next_action]
-    y = jnp.minimum(y, 3 * config.highest) if config.bound_targets else y  # 3 found by trial
+    y = jnp.minimum(y, 3 * config.highest) if config.bound_targets else y  # 1 is too tight
     return lax.stop_gradient(y) - q_values(params, t.obs)[t.action]
 
 
@@ -331,8 +331,8 @@ def td_errors(params: Params, target: Params, batch: Batch, *, config: Config) -
 
 
 def loss_fn(params: Params, target: Params, batch: Batch, *, config: Config) -> Array:
-    """Mean loss of a batch's temporal-difference errors; a scalar."""
-    loss = {"huber": optax.huber_loss, "squared": optax.squared_error}[config.loss]
+    """Mean of weight times loss of a temporal-difference error; weights are 1 by default."""
+    loss = {"huber": optax.huber_loss, "squared": optax.l2_loss}[config.loss]
     return jnp.mean(batch.weight * loss(td_errors(params, target, batch, config=config)))
 
 
@@ -342,7 +342,7 @@ def update_fn(learner: Learner, batch: Batch, *, config: Config) -> Learner:
     target <- (1 - tau) target + tau params (Lillicrap et al. 2016)"""
     params, target, opt_state, count = learner
     grads = grad(loss_fn)(params, target, batch, config=config)
-    updates, opt_state = make_optimizer(config).update(grads, opt_state, params)  # no state inside
+    updates, opt_state = make_optimizer(config).update(grads, opt_state, params)  # once: jit
     params, count = optax.apply_updates(params, updates), count + 1
     tau = config.tau * (count % config.target_period == 0)
     return Learner(params, optax.incremental_update(params, target, tau), opt_state, count)
@@ -350,14 +350,14 @@ def update_fn(learner: Learner, batch: Batch, *, config: Config) -> Learner:
 
 @partial(jit, static_argnames="config")
 def update_round(learner: Learner, batch: Batch, *, config: Config) -> Learner:
-    """update_fn for each of U batches, which come as one [U B, ...]; a loop that is compiled."""
+    """update_fn for each of U batches, which come as one [U B, ...]; lax.scan compiles the loop."""
     batches = tree.map(lambda x: x.reshape(config.updates, -1, *x.shape[1:]), batch)
     return lax.scan(lambda now, b: (update_fn(now, b, config=config), None), learner, batches)[0]
 
 
 # %% Prioritized replay (Schaul et al. 2016), off by default: more often from what surprised
 def draw_by_priority(rng: Any, rows: Any, batch_size: int, config: Config, step: int) -> tuple:
-    """The slots of B rows and their weights in the loss; priorities are as of the last round.
+    """The slots of U B rows and their weights in the loss; a priority is as of its last replay.
     P(i) = p_i^alpha / sum_k p_k^alpha; what was never replayed has the largest p there is
     w_i = (N P(i))^-beta / max_j (N P(j))^-beta, j among those drawn; beta rises to 1 at the end"""
     p = np.float64(rows["priority"])
@@ -378,9 +378,9 @@ def prioritize(memory: deque[bytearray], batch: Batch, learner: Learner, config:
 
 
 # %% Games
-def make_game(config: Config, **options: Any) -> gym.Env:
+def make_game(config: Config, **kwargs: Any) -> gym.Env:
     """The game, with observations as one vector, discrete actions, and episodes that end."""
-    env = gym.make(config.env_id, **options)
+    env = gym.make(config.env_id, **kwargs)
     space, bins = env.action_space, config.action_bins
     box = isinstance(space, gym.spaces.Box) and space.is_bounded()
     if box and bins ** np.prod(space.shape, dtype=float) < 1e6:  # each number has so many bins
@@ -395,7 +395,7 @@ def evaluate(params: Any, episodes: int, purpose: str = "report", *, config: Con
     """Returns of greedy episodes or, without parameters, random ones; fresh for each seed and
     purpose; [episodes]. Raises FloatingPointError if the parameters are not finite."""
     if not all(np.isfinite(leaf).all() for leaf in tree.leaves(params)):
-        raise FloatingPointError("the parameters are not finite: try a smaller --learning-rate")
+        raise FloatingPointError("NaN in the parameters: a bad game, or too high a --learning-rate")
     games = [partial(make_game, config)] * episodes
     quick = config.env_id == "CartPole-v1"  # Gymnasium plays many at once, without make_game
     envs = gym.make_vec(config.env_id, episodes) if quick else gym.vector.SyncVectorEnv(games)
@@ -412,7 +412,7 @@ def evaluate(params: Any, episodes: int, purpose: str = "report", *, config: Con
 
 
 def solved(returns: np.ndarray, config: Config) -> bool:
-    """Whether the mean of N fresh returns, of standard error std / sqrt(N), reaches the goal."""
+    """Whether the mean of fresh returns reaches the goal; that of N is off by std / sqrt(N)."""
     return bool(returns.mean() >= config.target_return)
 
 
@@ -421,12 +421,12 @@ class History(NamedTuple):  # what happened during training
     lengths: list[int]  # of the episodes, in environment steps
     returns: list[float]  # of the episodes
     evaluations: list[tuple[int, float]]  # environment step, mean greedy return
-    score: float  # mean greedy return of the chosen parameters; as the best of many, biased upwards
+    score: float  # mean greedy return of what was chosen; if the best of many, biased upwards
 
 
 def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
     """Trains an agent; returns its best-evaluated parameters, or its last, and what happened."""
-    env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, "train")  # keeps all
+    env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, "train")  # of all
     memory: deque[bytearray] = deque(maxlen=config.memory_size)
     learner, evaluations = new_learner(config), []
     chosen, chosen_score = learner.target, -np.inf
@@ -514,16 +514,16 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
         numbers = [x for x in listed if isinstance(x, bytes) and x != b"b"]  # that is NumPy's own
         env_id, options = (words[words.index(name) + 1] for name in ("env_id", "options"))
         if env_id not in ([config.env_id] if config else gym.registry):
-            raise ValueError(f"it is for the game {env_id}, not the one asked for or not known")
+            raise ValueError(f"it is for the game {env_id}, which is not --env-id, or not known")
         bins = [f"--action-bins={config.action_bins}"] if config else []  # as they will be played
-        known = [x for x in shlex.split(options) if not x.startswith("--compare")]  # takes the rest
+        known = [x for x in shlex.split(options) if not x.startswith("--compare")]  # eats --env-id
         like = init_params(Config([*known, f"--env-id={env_id}", *bins]))
         stored = tree.unflatten(tree.structure(like), numbers)
         params = tree.map(lambda x, y: np.frombuffer(y, "<f4").reshape(x.shape), like, stored)
         if not all(np.isfinite(x).all() for x in tree.leaves(params)) or any(params["scale"] <= 0):
             raise ValueError("its numbers are not finite, or its scale is not positive")
         return params
-    except Exception as error:  # `refusing` would keep the data for a while (Python 3.12 on)
+    except Exception as error:  # `refusing` would keep the data in memory for a while
         raise BadInput(f"{path} cannot be used: {error}") from None
 
 
@@ -581,7 +581,7 @@ TABLE = """ solved    mean     min  median   from     to   most  ratio  from    
 {}
 solved: a mean of {:g} or more over {} fresh episodes; min: the worst episode of all
 median, most: environment steps until training stopped, all there were if nothing was confirmed
-ratio: to the default's, geometric mean, seed by seed; from, to: 95% bootstrap intervals"""
+ratio: to the default's, geometric mean by seed; from, to: 95% bootstrap interval (9 seeds: 89%)"""
 ROW = "{:>7}{:8.2f}{:8.2f}{:8.0f}{:7.0f}{:7.0f}{:7}{:7.2f}{:6.2f}{:6.2f}{:9.1f}  {}"
 
 
@@ -590,7 +590,7 @@ def run_study(config: Config) -> str:
     path, variants = Path(config.out) / "study.csv", {"default": config, **dict(config.compare)}
     seeds, study = range(config.seed, config.seed + config.seeds), {name: [] for name in variants}
     text = path.read_text("utf-8") if path.exists() else COLUMNS
-    lines = {line.split(",")[-1]: line for line in text.splitlines()}  # by a run's options
+    lines = {line.split(",")[-1]: line for line in text.splitlines()}  # by options; header too
     for seed, name in tqdm([*itertools.product(seeds, study)], "study", disable=not sys.stderr):
         options = as_options(agent := Config(f"{as_options(variants[name])} --seed {seed}"))
         if options not in lines:
@@ -626,7 +626,7 @@ def study_table(study: dict[str, list[np.ndarray]], config: Config) -> str:
 
 
 def study_figure(study: dict[str, list[np.ndarray]], config: Config) -> Figure:
-    """The share of seeds solved against steps (a data profile, after Dolan & More 2002); the share
+    """The share of seeds solved against steps (a data profile: More & Wild 2009); the share
     of episodes with a higher return (Agarwal et al. 2021); for each seed its success and a box."""
     figure, goal = Figure(figsize=(12, 10), dpi=100, layout="constrained"), config.target_return
     share, spread, success, box = figure.subplot_mosaic("AB;CC;DD").values()
@@ -712,7 +712,7 @@ def make_parser() -> Parser:
             how: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         elif kind is str:
             how = {"choices": allowed} if allowed else {"metavar": "X"}
-        elif not allowed:
+        elif not allowed:  # --compare
             how = {"type": shlex.split, "nargs": argparse.REMAINDER}
         else:
             how = {"type": int, "nargs": "*"} if kind is tuple else {"type": kind, "metavar": "X"}
@@ -842,9 +842,9 @@ def main(options: str | list[str] = "") -> int:
 #   "gymnasium[classic-control]>=1.2.1", "matplotlib>=3.9", "imageio>=2.36", "tqdm>=4.66"]
 # ///
 if __name__ == "__main__" and Path(sys.argv[0]).name == Path(globals().get("__file__", "")).name:
-    gc.freeze()  # nor is there any in it at the end
+    gc.freeze()  # nor is what was imported searched at the end
     gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process, wherever it is
-    if isinstance(sys.stdout, io.TextIOWrapper):  # not closed
+    if isinstance(sys.stdout, io.TextIOWrapper):  # None if closed
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold any letter
     sys.exit(main(sys.argv[1:]))

@@ -23,10 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 IMPORTS = (
     "import jax, jax.numpy, optax, chex, gymnasium, numpy, matplotlib.pyplot, imageio.v3, tqdm"
 )
-COMPILED = ("action_fn", "update_round", "policy_fn", "new_learner")
+COMPILED = ("update_round", "policy_fn", "new_learner")
 TIMED = (
-    *COMPILED, "remember", "sample_batch", "measure_scale", "evaluate", "train", "save_params",
-    "load_params", "record", "learning_curve", "hand_in",
+    *COMPILED, "action_fn", "remember", "sample_batch", "measure_scale", "evaluate", "train",
+    "save_params", "load_params", "record", "learning_curve", "hand_in",
 )  # fmt: skip
 
 

@@ -69,7 +69,8 @@ def test_a_target_is_at_most_some_times_the_highest_value_there_can_be(words, hi
 
 
 @pytest.mark.parametrize(
-    ("words", "loss"), [("", (0.5 * 0.5**2 + 2.5) / 2), ("--loss squared", (0.5**2 + 9) / 2)]
+    ("words", "loss"),
+    [("", (0.5 * 0.5**2 + 2.5) / 2), ("--loss squared", (0.5 * 0.5**2 + 0.5 * 3**2) / 2)],
 )
 def test_the_loss_is_the_mean_of_the_losses(words, loss):
     transitions = step(reward=0.5, discount=0.0), step(reward=3.0, discount=0.0)
