@@ -588,21 +588,21 @@ ROW = "{:>7}{:8.2f}{:8.2f}{:8.0f}{:7.0f}{:7.0f}{:7}{:7.2f}{:6.2f}{:6.2f}{:9.1f} 
 def run_study(config: Config) -> str:
     """Trains each variant on the same seeds, a line each in study.csv; goes on where it stopped."""
     path, variants = Path(config.out) / "study.csv", {"default": config, **dict(config.compare)}
-    seeds, study = range(config.seed, config.seed + config.seeds), {name: [] for name in variants}
+    seeds, rows = range(config.seed, config.seed + config.seeds), {name: [] for name in variants}
     text = path.read_text("utf-8") if path.exists() else COLUMNS
     lines = {line.split(",")[-1]: line for line in text.splitlines()}  # by options; header too
-    for seed, name in tqdm([*itertools.product(seeds, study)], "study", disable=not sys.stderr):
-        options = as_options(agent := Config(f"{as_options(variants[name])} --seed {seed}"))
+    for seed, name in tqdm([*itertools.product(seeds, rows)], "study", disable=not sys.stderr):
+        options = as_options(one := Config(f"{as_options(variants[name])} --seed {seed}"))
         if options not in lines:
-            start, (params, history) = time.perf_counter(), train(agent, quiet=True)
+            start, (params, history) = time.perf_counter(), train(one, quiet=True)
             seconds = round(time.perf_counter() - start, 1)
-            r = evaluate(params, agent.report_episodes, config=agent)
+            r = evaluate(params, one.report_episodes, config=one)
             row = seed, history.evaluations[-1][0], len(history.returns), seconds, r.mean(), r.min()
             lines[options] = ",".join(map(str, (*row, " ".join(map(str, r)), options)))
             write(path, "\n".join([*lines.values(), ""]).encode())
         row = lines[options].split(",")
-        study[name].append((int(row[1]), float(row[3]), np.float64(row[6].split())))
-    study = {name: [*map(np.array, zip(*rows, strict=True))] for name, rows in study.items()}
+        rows[name].append((int(row[1]), float(row[3]), np.float64(row[6].split())))
+    study = {name: [*map(np.array, zip(*values, strict=True))] for name, values in rows.items()}
     write(path.with_suffix(".png"), study_figure(study, config))
     return f"{study_table(study, config)}\nwrote study.csv, study.png\nto {path.parent.absolute()}"
 
@@ -657,7 +657,7 @@ def study_figure(study: dict[str, list[np.ndarray]], config: Config) -> Figure:
 # %% Command line: from words to a Config, and from a Config to files
 PRESETS = {  # what a game wants otherwise, by its name; what --vanilla and --steady stand for
     "CartPole-v1": "--max-reward 1 --target-return 500 --gamma 0.99 --epsilon-decay 1500 "
-    "--batch-size 32 --learning-rate 0.006 --tau 0.05",
+    "--batch-size 32 --learning-rate 0.006 --confirm-episodes 4000",
     "Acrobot-v1": "--max-reward 0 --target-return -72 --hidden 64 64 64 --epsilon-decay 5000 "
     "--eval-every 8192 --confirm-episodes 200",
     "MountainCar-v0": "--max-reward -1 --target-return -100 --hidden 64 64 64 --tau 0.01 "
