@@ -581,7 +581,7 @@ TABLE = """ solved    mean     min  median   from     to   most  ratio  from    
 {}
 solved: a mean of {:g} or more over {} fresh episodes; min: the worst episode of all
 median, most: environment steps until training stopped, all there were if nothing was confirmed
-ratio: to the default's, geometric mean by seed; from, to: 95% bootstrap interval (9 seeds: 89%)"""
+ratio: to the default's, geometric mean by seed; from, to: 95% bootstrap interval (9 seeds: 90%)"""
 ROW = "{:>7}{:8.2f}{:8.2f}{:8.0f}{:7.0f}{:7.0f}{:7}{:7.2f}{:6.2f}{:6.2f}{:9.1f}  {}"
 
 

@@ -52,7 +52,7 @@ def test_without_double_dqn_the_target_network_chooses_for_itself():
 @pytest.mark.parametrize(
     ("words", "highest"),
     [
-        ("", 3),  # 3 times the highest value: 1 for rewards of 1, scaled
+        ("", 3),  # which is 1 for rewards of 1, scaled
         ("--max-reward 2", 6),
         ("--no-scale-rewards --gamma 0.5", 6),
         ("--max-reward -1", 0),  # each step costs: nothing is worth more than the end
@@ -61,7 +61,7 @@ def test_without_double_dqn_the_target_network_chooses_for_itself():
         ("--no-bound-targets --max-reward -1", 9),
     ],
 )
-def test_a_target_is_at_most_some_times_the_highest_value_there_can_be(words, highest):
+def test_a_target_is_at_most_three_times_the_upper_bound_of_q_values(words, highest):
     t, config = step(reward=9.0, discount=0.0), Config(words)
     assert main.td_error(table(ONLINE), table(TARGET), t, config=config) == pytest.approx(highest)
     low = step(reward=-9.0, discount=0.0)
@@ -183,13 +183,20 @@ def moves(words, gradients, params=None):
     return found
 
 
-def test_the_learning_rate_falls_linearly_to_zero_at_the_last_update_or_stays():
-    words = "--learning-rate 0.5 --total-steps 64 --warmup-steps 10 --train-every 4 --updates 2"
-    rounds = len([s for s in range(1, 65) if s >= 10 and s % 4 == 0])
+@pytest.mark.parametrize(("total", "warmup"), [(64, 10), (63, 12), (63, 9)])
+def test_the_learning_rate_falls_linearly_to_zero_at_the_last_update_or_stays(total, warmup):
+    words = f"--total-steps {total} --warmup-steps {warmup} --learning-rate 0.5 --updates 2"
+    words += " --train-every 4"
+    rounds = len([s for s in range(1, total + 1) if s >= warmup and s % 4 == 0])
     falling = moves(words, [1.0] * (2 * rounds + 1))  # Adam's step is the learning rate itself
     assert falling == pytest.approx(-0.5 * np.linspace(1, 0, 2 * rounds + 1), abs=1e-4)
     staying = moves(f"{words} --no-decay-learning-rate", [1.0] * 30)
     assert staying == pytest.approx([-0.5] * 30, abs=1e-4)
+
+
+def test_the_longest_run_that_is_allowed_learns():
+    [move] = moves("--total-steps 100000000 --updates 1000000 --train-every 1", [1.0])
+    assert move == pytest.approx(-Config().learning_rate, rel=1e-4)
 
 
 def test_clipping_by_value_and_by_norm_differ(monkeypatch):
