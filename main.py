@@ -239,7 +239,7 @@ def remember(memory: deque[bytearray], *transition: Any) -> None:
 
 
 def sample_batch(rng: Any, memory: deque, batch_size: int, config: Config, step: int = 0) -> Batch:
-    """Transitions drawn with replacement; as joining the memory takes time, a whole round's."""
+    """batch_size transitions, drawn with replacement: in train a whole round's, as joining is slow."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
     if config.prioritized:  # drawn again
@@ -728,8 +728,8 @@ def parse_options(options: str | list[str]) -> dict[str, Any]:
     asked = (parser := make_parser()).parse_args(words)
     goal = getattr(gym.registry.get(asked.env_id), "reward_threshold", None)
     parser.set_defaults(target_return=np.inf if goal is None else float(goal))
-    on = [asked.env_id, *(name for name in ("vanilla", "steady") if getattr(asked, name))]
-    wanted = " ".join(PRESETS.get(name, "") for name in on).split()
+    names = [asked.env_id, *(name for name in ("vanilla", "steady") if getattr(asked, name))]
+    wanted = " ".join(PRESETS.get(name, "") for name in names).split()
     values = vars(parser.parse_args([*wanted, *words]))
     for flag, f in OPTIONS.items():
         if f.metadata["allowed"] and not isinstance(f.default, str):
@@ -786,7 +786,7 @@ def progress_bar(steps: range, quiet: bool) -> tqdm:
 def run(config: Config) -> str:
     """Trains an agent, or reads the one to evaluate; scores it and writes its files."""
     out, play = Path(config.out), partial(evaluate, episodes=config.report_episodes, config=config)
-    scores, path, says = {}, Path(config.evaluate or out / "params.pkl"), ""
+    scores, path, notes = {}, Path(config.evaluate or out / "params.pkl"), ""
     if not config.evaluate:
         scores = {"random": play(None), "untrained": play(init_params(config))}
         params, history = train(config)
@@ -799,13 +799,13 @@ def run(config: Config) -> str:
         record(out / "random.gif", params, 1.0, config=config)
         write(out / "hand-in.zip", hand_in(out))
         if not solved(scores["trained"], config) and np.isfinite(config.target_return):
-            says = f"\nnot solved: the goal is {config.target_return:g}; try more --total-steps"
+            notes = f"\nnot solved: the goal is {config.target_return:g}; try more --total-steps"
     names = ("agent.gif",) if config.evaluate else FILES
     if written := ", ".join(name for name in names if (out / name).exists()):
-        says = f"\nwrote {written}\nto {out.absolute()}{says}"
+        notes = f"\nwrote {written}\nto {out.absolute()}{notes}"
     row = "\n{:10}{:10.2f}{:10.2f}{:10.2f}{:10}".format
     rows = [row(name, r.mean(), r.std(), r.min(), r.size) for name, r in scores.items()]
-    return "agent           mean       std       min  episodes" + "".join(rows) + says
+    return "agent           mean       std       min  episodes" + "".join(rows) + notes
 
 
 def main(options: str | list[str] = "") -> int:
