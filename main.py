@@ -58,11 +58,11 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 
-# %% Configuration: what can be chosen
-def option(default: Any, meaning: str, *allowed: Any, group: str = "", key: bool = True) -> Any:
-    """A field of Config; allowed: from and to, or words; group: heading; key: does == heed it."""
+# %% Configuration: what can be chosen; CartPole wants some of it otherwise (PRESETS, far below)
+def option(default: Any, meaning: str, *allowed: Any, group: str = "", compare: bool = True) -> Any:
+    """A field of Config, and so an option, under the last `group`. allowed: a range, or words."""
     about = {"meaning": meaning, "allowed": allowed, "group": group}
-    return field(default=default, metadata=about, compare=key)
+    return field(default=default, metadata=about, compare=compare)
 
 
 @dataclass(frozen=True, init=False)
@@ -70,14 +70,14 @@ class Config:
     """Every choice of a run. Config("--gamma 0.9 --vanilla") is what these words are in a shell.
     An option counts more than a preset, a preset more than what the game wants otherwise (PRESETS),
     and that more than the defaults below. Raises BadInput, a ValueError, for what is not allowed.
-    Hashable, as jit's static arguments must be; equal but for the seed is equal, compiled once."""
+    Hashable, as jit's static arguments must be. All seeds are equal, so that they compile once."""
 
     env_id: str = option("CartPole-v1", "Gymnasium game to play", group="Run")
-    seed: int = option(0, "decides every random number", 0, 4294967295, key=False)
-    seeds: int = option(1, "study so many seeds, from --seed on", 1, 1000, key=False)
-    compare: tuple = option((), "study variants: each word after it, one's options", key=False)
-    evaluate: str = option("", "score this parameter file, do not train", key=False)
-    out: str = option(".", "folder that receives the files", key=False)
+    seed: int = option(0, "decides every random number", 0, 4294967295, compare=False)
+    seeds: int = option(1, "study so many seeds, from --seed on", 1, 1000, compare=False)
+    compare: tuple = option((), "study variants: each word after it, one's options", compare=False)
+    evaluate: str = option("", "score this parameter file, do not train", compare=False)
+    out: str = option(".", "folder that receives the files", compare=False)
     report_episodes: int = option(100, "fresh episodes that score an agent", 1, 1e5)
     vanilla: bool = option(False, "preset: near to Mnih et al. 2015 (below)")
     steady: bool = option(False, "preset: train to the end, and hand in the last parameters")
@@ -100,7 +100,7 @@ class Config:
     max_reward: float = option(np.inf, "best reward of a step; it bounds Q-values", -1e9, np.inf)
     epsilon_start: float = option(1.0, "first share of random actions", 0, 1, group="Policy")
     epsilon_end: float = option(0.05, "last share of random actions", 0, 1)
-    epsilon_decay: float = option(2500.0, "steps to fall, or its time constant", 1, 1e9)
+    epsilon_decay: float = option(2500.0, "steps of a linear fall; or time constant", 1, 1e9)
     epsilon_schedule: str = option("linear", "how the share falls", "linear", "exponential")
     action_bins: int = option(11, "values for each number of a continuous action", 2, 1000)
     memory_size: int = option(50_000, "transitions in the memory", 1, 1e7, group="Replay")
@@ -115,7 +115,7 @@ class Config:
     double: bool = option(True, "Double DQN target (van Hasselt et al. 2016)")
     bound_targets: bool = option(True, "at 3 times the upper bound of Q-values, if it is known")
     tau: float = option(0.03, "share of the network that goes into its target copy", 1e-6, 1)
-    target_period: int = option(1, "updates between two of the target copy", 1, 1e6)
+    target_period: int = option(1, "updates of the network for one of its target copy", 1, 1e6)
     loss: str = option("huber", "of the temporal-difference error", "huber", "squared")
     learning_rate: float = option(2e-3, "of Adam", 1e-9, 1)
     decay_learning_rate: bool = option(True, "let it fall linearly to 0 over --total-steps")
@@ -133,7 +133,7 @@ class Config:
 
 
 def derive_seed(seed: int, purpose: str) -> int:
-    """A seed for each purpose, from the seed of a run; generators are NumPy's, not JAX's keys."""
+    """A seed for each purpose, from a run's; for NumPy's generators, quicker than JAX's keys."""
     return int(np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1)[0])
 
 
@@ -210,7 +210,7 @@ def epsilon_at(step: int, config: Config) -> float:
 
 # %% Replay: what happened is kept as it happened, and learned from at random
 class Batch(NamedTuple):
-    """What is learned from: B transitions, or a whole round's U B, or one of them, without the B.
+    """Transitions to learn from: B of a batch, U B of a round, or a single one (then no B axis).
     `discount` is what the next observation's value counts for: gamma, or 0 if the game terminated.
     A game cut short by its time limit goes on in the agent's eyes (Pardo et al. 2018). With n steps
     `reward` is sum_k gamma^k r_k, k < m, and `discount` gamma^m or 0; m is n, or less at an end."""
@@ -234,15 +234,15 @@ def row_type(n_obs: int) -> np.dtype:
 
 def remember(memory: deque[bytearray], *transition: Any) -> None:
     """Appends obs, action, reward, terminated, truncated, next_obs as a row that was not replayed
-    yet: priority inf. As bytes, since these join to an array quicker than tuples."""
+    yet: priority inf. The course's deque, of bytes: these join to an array quicker than tuples."""
     memory.append(bytearray(np.array((*transition, np.inf), row_type(len(transition[0])))))
 
 
 def sample_batch(rng: Any, memory: deque, batch_size: int, config: Config, step: int = 0) -> Batch:
-    """batch_size transitions, drawn with replacement: in train a whole round's, as joining is slow."""
+    """batch_size transitions, with replacement: in `train` a round's, as joining takes time."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
-    if config.prioritized:  # drawn again
+    if config.prioritized:  # instead of these
         slot, weight = draw_by_priority(rng, rows, batch_size, config, step)
     obs, action = rows["obs"][slot], rows["action"][slot]
     return Batch(obs, action, *n_step_return(rows, slot, config), weight, slot)
@@ -281,14 +281,15 @@ class Learner(NamedTuple):  # all that learning changes
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov & Hutter 2019)."""
-    rounds = config.total_steps // (n := config.train_every) - (config.warmup_steps - 1) // n
+    idle = (config.warmup_steps - 1) // config.train_every  # rounds without an update
+    rounds = config.total_steps // config.train_every - idle
     last_rate = 0.0 if config.decay_learning_rate else config.learning_rate
     rate = optax.linear_schedule(config.learning_rate, last_rate, float(rounds * config.updates))
     is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # weights decay, biases do not
     parts = [  # what is 0 is off, and left out
         config.clip_value and optax.clip(config.clip_value),
         config.clip_norm and optax.clip_by_global_norm(config.clip_norm),
-        # All parameters as one array compile to fewer operations; AMSGrad is Optax's variant:
+        # As one array, parameters compile to fewer operations. AMSGrad is Optax's variant:
         optax.flatten(optax.scale_by_amsgrad() if config.amsgrad else optax.scale_by_adam()),
         config.weight_decay and optax.add_decayed_weights(config.weight_decay, is_matrix),
         optax.scale_by_learning_rate(rate),
@@ -303,7 +304,7 @@ def new_learner(config: Config) -> Learner:
 
 
 def measure_scale(learner: Learner, memory: deque[bytearray], config: Config) -> Learner:
-    """Divides observations by 1.5 (by trial) standard deviations of the memory's; not centered."""
+    """Sets `scale` to 1.5 (by trial) standard deviations of the observations in the memory."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     spread = 1.5 * np.std(rows["obs"], axis=0, dtype=np.float64)
     scale = {"scale": np.where(spread > 1e-6, spread, 1).astype(np.float32)}
@@ -314,13 +315,13 @@ def td_error(params: Params, target: Params, t: Batch, *, config: Config) -> Arr
     """Temporal-difference error y - Q(s, a) of one transition; a scalar. No gradient flows into y.
     Double DQN, van Hasselt et al. 2016; the online network chooses, the target network judges:
         y = r + discount * Q(s', argmax_a' Q(s', a'; params); target)
-    Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target). Learned from itself, it may run
-    away (Sutton & Barto 2018, section 11.3); a bound caps it (cf. Andrychowicz et al. 2017)."""
+    Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target). Either at most 3 highest: Q,
+    learned from itself, may run away (Sutton & Barto 2018, 11.3; cf. Andrychowicz et al. 2017)."""
     chex.assert_equal_shape([t.obs, t.next_obs])
     chex.assert_shape([t.action, t.reward, t.discount], ())
     next_action = jnp.argmax(q_values(params if config.double else target, t.next_obs))
     y = t.reward + t.discount * q_values(target, t.next_obs)[next_action]
-    y = jnp.minimum(y, 3 * config.highest) if config.bound_targets else y  # 1 is too tight
+    y = jnp.minimum(y, 3 * config.highest) if config.bound_targets else y  # 3 by trial
     return lax.stop_gradient(y) - q_values(params, t.obs)[t.action]
 
 
@@ -342,7 +343,7 @@ def update_fn(learner: Learner, batch: Batch, *, config: Config) -> Learner:
     target <- (1 - tau) target + tau params (Lillicrap et al. 2016)"""
     params, target, opt_state, count = learner
     grads = grad(loss_fn)(params, target, batch, config=config)
-    updates, opt_state = make_optimizer(config).update(grads, opt_state, params)  # once: jit
+    updates, opt_state = make_optimizer(config).update(grads, opt_state, params)  # traced once
     params, count = optax.apply_updates(params, updates), count + 1
     tau = config.tau * (count % config.target_period == 0)
     return Learner(params, optax.incremental_update(params, target, tau), opt_state, count)
@@ -355,7 +356,7 @@ def update_round(learner: Learner, batch: Batch, *, config: Config) -> Learner:
     return lax.scan(lambda now, b: (update_fn(now, b, config=config), None), learner, batches)[0]
 
 
-# %% Prioritized replay (Schaul et al. 2016), off by default: more often from what surprised
+# %% Prioritized replay (Schaul et al. 2016), off by default: what surprised comes more often
 def draw_by_priority(rng: Any, rows: Any, batch_size: int, config: Config, step: int) -> tuple:
     """The slots of U B rows and their weights in the loss; a priority is as of its last replay.
     P(i) = p_i^alpha / sum_k p_k^alpha; what was never replayed has the largest p there is
@@ -395,9 +396,9 @@ def evaluate(params: Any, episodes: int, purpose: str = "report", *, config: Con
     """Returns of greedy episodes or, without parameters, random ones; fresh for each seed and
     purpose; [episodes]. Raises FloatingPointError if the parameters are not finite."""
     if not all(np.isfinite(leaf).all() for leaf in tree.leaves(params)):
-        raise FloatingPointError("NaN in the parameters: a bad game, or too high a --learning-rate")
+        raise FloatingPointError("parameters not finite: bad game, or too high a --learning-rate")
     games = [partial(make_game, config)] * episodes
-    quick = config.env_id == "CartPole-v1"  # Gymnasium plays many at once, without make_game
+    quick = config.env_id == "CartPole-v1"  # Gymnasium's plays many games at once
     envs = gym.make_vec(config.env_id, episodes) if quick else gym.vector.SyncVectorEnv(games)
     rng = np.random.default_rng(derive_seed(config.seed, f"{purpose} actions"))
     obs, _ = envs.reset(seed=derive_seed(config.seed, purpose))
@@ -412,7 +413,7 @@ def evaluate(params: Any, episodes: int, purpose: str = "report", *, config: Con
 
 
 def solved(returns: np.ndarray, config: Config) -> bool:
-    """Whether the mean of fresh returns reaches the goal; that of N is off by std / sqrt(N)."""
+    """Whether the mean of N fresh returns reaches the goal; its standard error: std / sqrt(N)."""
     return bool(returns.mean() >= config.target_return)
 
 
@@ -426,7 +427,7 @@ class History(NamedTuple):  # what happened during training
 
 def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
     """Trains an agent; returns its best-evaluated parameters, or its last, and what happened."""
-    env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, "train")  # of all
+    env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, "train")  # unlimited; key
     memory: deque[bytearray] = deque(maxlen=config.memory_size)
     learner, evaluations = new_learner(config), []
     chosen, chosen_score = learner.target, -np.inf
@@ -516,14 +517,14 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
         if env_id not in ([config.env_id] if config else gym.registry):
             raise ValueError(f"it is for the game {env_id}, which is not --env-id, or not known")
         bins = [f"--action-bins={config.action_bins}"] if config else []  # as they will be played
-        known = [x for x in shlex.split(options) if not x.startswith("--compare")]  # eats --env-id
+        known = [x for x in shlex.split(options) if not x.startswith("--compare")]  # takes the rest
         like = init_params(Config([*known, f"--env-id={env_id}", *bins]))
         stored = tree.unflatten(tree.structure(like), numbers)
         params = tree.map(lambda x, y: np.frombuffer(y, "<f4").reshape(x.shape), like, stored)
         if not all(np.isfinite(x).all() for x in tree.leaves(params)) or any(params["scale"] <= 0):
             raise ValueError("its numbers are not finite, or its scale is not positive")
         return params
-    except Exception as error:  # `refusing` would keep the data in memory for a while
+    except Exception as error:  # not refusing(): its frame would hold the data
         raise BadInput(f"{path} cannot be used: {error}") from None
 
 
@@ -581,12 +582,12 @@ TABLE = """ solved    mean     min  median   from     to   most  ratio  from    
 {}
 solved: a mean of {:g} or more over {} fresh episodes; min: the worst episode of all
 median, most: environment steps until training stopped, all there were if nothing was confirmed
-ratio: to the default's, geometric mean by seed; from, to: 95% bootstrap interval (9 seeds: 90%)"""
+ratio: of these to the default's, geometric mean; from, to: 95% bootstrap (9 seeds' ratio: 90%)"""
 ROW = "{:>7}{:8.2f}{:8.2f}{:8.0f}{:7.0f}{:7.0f}{:7}{:7.2f}{:6.2f}{:6.2f}{:9.1f}  {}"
 
 
 def run_study(config: Config) -> str:
-    """Trains each variant on the same seeds, a line each in study.csv; goes on where it stopped."""
+    """Trains variants on the same seeds, or reads study.csv: delete that when the code has changed."""
     path, variants = Path(config.out) / "study.csv", {"default": config, **dict(config.compare)}
     seeds, rows = range(config.seed, config.seed + config.seeds), {name: [] for name in variants}
     text = path.read_text("utf-8") if path.exists() else COLUMNS
@@ -643,7 +644,6 @@ def study_figure(study: dict[str, list[np.ndarray]], config: Config) -> Figure:
         box.boxplot([*returns], positions=seeds, widths=0.6 / len(study), showmeans=True, **lines)
     share.set(xlabel="environment steps", ylabel="share of seeds solved", ylim=(-0.05, 1.05))
     share.set_xscale("log", base=2)
-    share.axvline(config.total_steps, color="0.8")  # the budget
     spread.set(xlabel="return, all seeds", ylabel="share of episodes with more", ylim=(-0.05, 1.05))
     ticks = range(config.seed, config.seed + config.seeds, 1 + config.seeds // 10)
     place = {"xlabel": "seed", "xticks": ticks, "xticklabels": ticks}
@@ -664,7 +664,7 @@ PRESETS = {  # what a game wants otherwise, by its name; what --vanilla and --st
     "--epsilon-decay 10000 --eval-every 2048 --confirm-episodes 400",
     "Pendulum-v1": "--max-reward 0 --target-return -165 --tau 0.01 --epsilon-decay 5000 "
     "--total-steps 20000 --eval-every 5000 --no-early-stop --no-keep-best",
-    # Mnih et al. 2015, but for Adam, network, initial values, time limits, evaluations and sizes:
+    # Mnih et al. 2015, but for Adam, its rate, network, first values, time limits, evaluations:
     "vanilla": "--no-double --n-step 1 --tau 1 --target-period 500 --activation relu "
     "--no-normalize --no-optimistic --no-bound-targets --no-scale-rewards --clip-rewards "
     "--train-every 4 --updates 1 --batch-size 32 --gamma 0.99 --learning-rate 0.002 "
@@ -835,7 +835,7 @@ def main(options: str | list[str] = "") -> int:
         return 1
 
 
-# %% Run: with what `uv run main.py` installs beforehand
+# %% Run, as a program, not as cells; with what `uv run main.py` installs beforehand
 # /// script
 # requires-python = ">=3.10"
 # dependencies = ["jax>=0.4.36,!=0.10.2", "optax>=0.2.4", "chex>=0.1.88", "numpy>=1.26",
