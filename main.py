@@ -587,7 +587,7 @@ ROW = "{:>7}{:8.2f}{:8.2f}{:8.0f}{:7.0f}{:7.0f}{:7}{:7.2f}{:6.2f}{:6.2f}{:9.1f} 
 
 
 def run_study(config: Config) -> str:
-    """Trains variants on the same seeds, or reads study.csv: delete that when the code has changed."""
+    """Trains variants on the same seeds, or reads study.csv: delete it if the code has changed."""
     path, variants = Path(config.out) / "study.csv", {"default": config, **dict(config.compare)}
     seeds, rows = range(config.seed, config.seed + config.seeds), {name: [] for name in variants}
     text = path.read_text("utf-8") if path.exists() else COLUMNS
@@ -631,12 +631,11 @@ def study_figure(study: dict[str, list[np.ndarray]], config: Config) -> Figure:
     of episodes with a higher return (Agarwal et al. 2021); for each seed its success and a box."""
     figure, goal = Figure(figsize=(12, 10), dpi=100, layout="constrained"), config.target_return
     share, spread, success, box = figure.subplot_mosaic("AB;CC;DD").values()
-    for i, (name, (steps, _, returns)) in enumerate(study.items()):
+    for i, (name, (ends, _, returns)) in enumerate(study.items()):
         look = {"color": f"C{i % 10}", "ls": "-" if i < 10 else "--"}
         dots = {"marker": ".", "ls": "", **dict.fromkeys(("color", "mec", "mfc"), look["color"])}
-        seeds = config.seed + np.arange(len(steps)) + 0.8 * i / len(study)
-        good = [solved(r, config) for r in returns]
-        share.ecdf(np.where(good, steps, np.inf), label=name, **look)
+        seeds = config.seed + np.arange(len(ends)) + 0.8 * i / len(study)
+        share.ecdf(np.where([solved(r, config) for r in returns], ends, np.inf), label=name, **look)
         spread.ecdf(returns.ravel(), complementary=True, **look)
         success.plot(seeds, (returns >= goal).mean(axis=1), **dots)
         lines = {f"{part}props": look for part in ("box", "whisker", "cap", "median")}
@@ -644,6 +643,7 @@ def study_figure(study: dict[str, list[np.ndarray]], config: Config) -> Figure:
         box.boxplot([*returns], positions=seeds, widths=0.6 / len(study), showmeans=True, **lines)
     share.set(xlabel="environment steps", ylabel="share of seeds solved", ylim=(-0.05, 1.05))
     share.set_xscale("log", base=2)
+    share.axvline(config.total_steps, color="0.8")  # the budget
     spread.set(xlabel="return, all seeds", ylabel="share of episodes with more", ylim=(-0.05, 1.05))
     ticks = range(config.seed, config.seed + config.seeds, 1 + config.seeds // 10)
     place = {"xlabel": "seed", "xticks": ticks, "xticklabels": ticks}
