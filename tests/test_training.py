@@ -210,6 +210,18 @@ def test_the_memory_has_its_size_and_forgets(monkeypatch):
     assert sizes == [100, 150, 180, 180, 180]
 
 
+def test_a_round_learns_from_as_many_transitions_as_was_asked_for(monkeypatch):
+    learned, learn = [], main.update_round
+
+    def watch(learner, batch, *, config):
+        learned.append(len(batch.action))
+        return learn(learner, batch, config=config)
+
+    monkeypatch.setattr(main, "update_round", watch)
+    main.train(Config(f"{TINY} --updates 3 --batch-size 5"), quiet=True)
+    assert learned == [15] * 5
+
+
 def test_training_shows_its_bar_and_nothing_else(capsys):
     main.train(Config(TINY))
     out, err = capsys.readouterr()
