@@ -3,8 +3,8 @@
 A neural network predicts the discounted sum of rewards after each action. The
 agent mostly takes the action predicted best, remembers what happened, and
 corrects its predictions on random samples of its memory: the Deep Q-Network of
-Mnih et al. 2015 with the target of Double DQN (van Hasselt et al. 2016), a
-bound on it, a softly following target network, scaled inputs and rewards.
+Mnih et al. 2015 with the target of Double DQN (van Hasselt et al. 2016),
+bounded, a soft target network, scaled inputs and rewards, two updates a step.
 
     python main.py                          train; params.pkl, GIFs, figure, zip
     python main.py --evaluate params.pkl    score trained parameters, agent.gif
@@ -58,11 +58,11 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 
-# %% Configuration: what can be chosen; CartPole wants some of it otherwise (PRESETS, far below)
+# %% Configuration: what can be chosen, and what each game wants otherwise
 def option(default: Any, meaning: str, *allowed: Any, group: str = "", compare: bool = True) -> Any:
     """A field of Config, and so an option, under the last `group`. allowed: a range, or words."""
     about = {"meaning": meaning, "allowed": allowed, "group": group}
-    return field(default=default, metadata=about, compare=compare)
+    return field(default=default, metadata=about, compare=compare)  # False: no part of ==
 
 
 @dataclass(frozen=True, init=False)
@@ -70,7 +70,7 @@ class Config:
     """Every choice of a run. Config("--gamma 0.9 --vanilla") is what these words are in a shell.
     An option counts more than a preset, a preset more than what the game wants otherwise (PRESETS),
     and that more than the defaults below. Raises BadInput, a ValueError, for what is not allowed.
-    Hashable, as jit's static arguments must be. All seeds are equal, so that they compile once."""
+    Hashable, as jit's static arguments must be; == ignores the seed, and all seeds compile once."""
 
     env_id: str = option("CartPole-v1", "Gymnasium game to play", group="Run")
     seed: int = option(0, "decides every random number", 0, 4294967295, compare=False)
@@ -90,7 +90,7 @@ class Config:
     target_return: float = option(np.inf, "goal for the mean; by default, the game's", -1e9, np.inf)
     confirm_episodes: int = option(2_000, "fresh episodes to confirm it", 1, 1e5)
     early_stop: bool = option(True, "stop as soon as it is confirmed")
-    agent: str = option("target", "network that is evaluated, handed in", "online", "target")
+    agent: str = option("target", "network that plays, is kept; target: a mean", "online", "target")
     keep_best: bool = option(True, "hand in the best-evaluated parameters, not the last")
     hidden: tuple[int, ...] = option((64, 64), "sizes of hidden layers", 1, 1024, group="Network")
     activation: str = option("silu", "of the hidden layers", "relu", "silu", "tanh")
@@ -124,12 +124,32 @@ class Config:
     clip_value: float = option(0.0, "clip each number of a gradient to this; 0 is off", 0, 1e9)
     clip_norm: float = option(0.0, "clip a gradient's global norm to this; 0 is off", 0, 1e9)
     sizes: tuple[int, ...] = ()  # of all layers, from O to A; follows from the options
-    highest: float = np.inf  # no Q-value is higher: max_reward for ever or, if that is < 0, 0
+    q_bound: float = np.inf  # upper bound of true Q-values: max_reward for ever or, if < 0, 0
 
     def __init__(self, options: str | list[str] = "") -> None:
         vars(self).update(parse_options(options))  # as a frozen dataclass refuses self.x = ...
-        highest = max(0.0, reward_to_learn(self.max_reward, self) / (1 - self.gamma))
-        vars(self).update(sizes=layer_sizes(self), highest=highest)
+        q_bound = max(0.0, reward_to_learn(self.max_reward, self) / (1 - self.gamma))
+        vars(self).update(sizes=layer_sizes(self), q_bound=q_bound)
+
+
+PRESETS = {  # what a game wants otherwise, by its name; what --vanilla and --steady stand for
+    "CartPole-v1": "--max-reward 1 --target-return 500 --gamma 0.99 --epsilon-decay 1500 "
+    "--batch-size 32 --learning-rate 0.006 --confirm-episodes 4000",
+    "Acrobot-v1": "--max-reward 0 --target-return -72 --hidden 64 64 64 --epsilon-decay 5000 "
+    "--eval-every 8192 --confirm-episodes 200",
+    "MountainCar-v0": "--max-reward -1 --target-return -100 --hidden 64 64 64 --tau 0.01 "
+    "--epsilon-decay 10000 --eval-every 2048 --confirm-episodes 400",
+    "Pendulum-v1": "--max-reward 0 --target-return -165 --tau 0.01 --epsilon-decay 5000 "
+    "--total-steps 20000 --eval-every 5000 --no-early-stop --no-keep-best",
+    # Mnih et al. 2015, but shorter; not theirs: Adam, its rate, network, first values, time limits:
+    "vanilla": "--no-double --n-step 1 --tau 1 --target-period 500 --activation relu "
+    "--no-normalize --no-optimistic --no-bound-targets --no-scale-rewards --clip-rewards "
+    "--train-every 4 --updates 1 --batch-size 32 --gamma 0.99 --learning-rate 0.002 "
+    "--no-decay-learning-rate --epsilon-end 0.1 --epsilon-decay 2500 --agent online",
+    "steady": "--no-early-stop --no-keep-best --gamma 0.998 --n-step 5 --epsilon-end 0.1 "
+    "--epsilon-decay 5000 --learning-rate 0.0015 --tau 0.002 --updates 64 --batch-size 64",
+}
+OPTIONS = {"--" + f.name.replace("_", "-"): f for f in fields(Config) if f.metadata}
 
 
 def derive_seed(seed: int, purpose: str) -> int:
@@ -146,7 +166,7 @@ def init_params(config: Config) -> Params:
     The key within "hidden" names the activation, since policy_fn gets parameters but no config.
     Optimistic initial values (for bandits: Sutton & Barto 2018, section 2.6): each Q begins near
     its upper bound, if that is known, so that what was not tried looks better."""
-    gain, bias = (0.01, config.highest) if config.optimistic and config.highest < np.inf else (1, 0)
+    gain, bias = (0.01, config.q_bound) if config.optimistic and config.q_bound < np.inf else (1, 0)
     rng = np.random.default_rng(derive_seed(config.seed, "init"))
     layers = [init_dense(rng, n, m) for n, m in itertools.pairwise(config.sizes[:-1])]
     params = {"scale": np.ones(config.sizes[0], np.float32), "hidden": {config.activation: layers}}
@@ -195,7 +215,7 @@ def policy_fn(rng: Any, params: Params, obs: Any) -> Array:
 def action_fn(rng: np.random.Generator, params: Params, obs: Any, epsilon: float = 0.05) -> Any:
     """Epsilon-greedy: random with probability epsilon, else greedy; [O] -> a scalar."""
     if rng.random() < epsilon:
-        return random_policy_fn(rng, obs, params["output"]["b"].size)
+        return random_policy_fn(rng, obs, params["output"]["b"].size)  # one output for each action
     return policy_fn(None, params, obs)
 
 
@@ -239,7 +259,7 @@ def remember(memory: deque[bytearray], *transition: Any) -> None:
 
 
 def sample_batch(rng: Any, memory: deque, batch_size: int, config: Config, step: int = 0) -> Batch:
-    """batch_size transitions, with replacement: in `train` a round's, as joining takes time."""
+    """batch_size transitions, with replacement: a round's at once, as joining copies the memory."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
     if config.prioritized:  # instead of these
@@ -265,7 +285,7 @@ def n_step_return(rows: np.ndarray, slot: np.ndarray, config: Config) -> tuple[n
 
 def reward_to_learn(reward: Any, config: Config) -> Any:
     """Rewards as the agent learns from them; what is reported stays as the game gave it. Times
-    1 - gamma, a value is a mean of rewards, 0 after the end: sum_k gamma^k (1 - gamma) = 1."""
+    1 - gamma, a value is a weighted mean of later rewards, since sum_k gamma^k (1 - gamma) = 1."""
     if config.clip_rewards:
         reward = np.clip(reward, -1, 1)
     return reward * (1 - config.gamma) if config.scale_rewards else reward
@@ -282,14 +302,14 @@ class Learner(NamedTuple):  # all that learning changes
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov & Hutter 2019)."""
     idle = (config.warmup_steps - 1) // config.train_every  # rounds without an update
-    rounds = config.total_steps // config.train_every - idle
+    rounds = config.total_steps // config.train_every - idle  # its product may pass int32
     last_rate = 0.0 if config.decay_learning_rate else config.learning_rate
     rate = optax.linear_schedule(config.learning_rate, last_rate, float(rounds * config.updates))
     is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # weights decay, biases do not
     parts = [  # what is 0 is off, and left out
         config.clip_value and optax.clip(config.clip_value),
         config.clip_norm and optax.clip_by_global_norm(config.clip_norm),
-        # As one array, parameters compile to fewer operations. AMSGrad is Optax's variant:
+        # As one array, parameters compile to fewer operations:
         optax.flatten(optax.scale_by_amsgrad() if config.amsgrad else optax.scale_by_adam()),
         config.weight_decay and optax.add_decayed_weights(config.weight_decay, is_matrix),
         optax.scale_by_learning_rate(rate),
@@ -315,13 +335,13 @@ def td_error(params: Params, target: Params, t: Batch, *, config: Config) -> Arr
     """Temporal-difference error y - Q(s, a) of one transition; a scalar. No gradient flows into y.
     Double DQN, van Hasselt et al. 2016; the online network chooses, the target network judges:
         y = r + discount * Q(s', argmax_a' Q(s', a'; params); target)
-    Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target). Either at most 3 highest: Q,
+    Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target). Then y <- min(y, 3 q_bound): Q,
     learned from itself, may run away (Sutton & Barto 2018, 11.3; cf. Andrychowicz et al. 2017)."""
     chex.assert_equal_shape([t.obs, t.next_obs])
     chex.assert_shape([t.action, t.reward, t.discount], ())
     next_action = jnp.argmax(q_values(params if config.double else target, t.next_obs))
     y = t.reward + t.discount * q_values(target, t.next_obs)[next_action]
-    y = jnp.minimum(y, 3 * config.highest) if config.bound_targets else y  # 3 by trial
+    y = jnp.minimum(y, 3 * config.q_bound) if config.bound_targets else y  # 3 by trial
     return lax.stop_gradient(y) - q_values(params, t.obs)[t.action]
 
 
@@ -332,7 +352,7 @@ def td_errors(params: Params, target: Params, batch: Batch, *, config: Config) -
 
 
 def loss_fn(params: Params, target: Params, batch: Batch, *, config: Config) -> Array:
-    """Mean of weight times loss of a temporal-difference error; weights are 1 by default."""
+    """Mean of weight * loss(e), e an error: e^2 / 2; huber, beyond |e| = 1: |e| - 1/2 instead."""
     loss = {"huber": optax.huber_loss, "squared": optax.l2_loss}[config.loss]
     return jnp.mean(batch.weight * loss(td_errors(params, target, batch, config=config)))
 
@@ -371,7 +391,7 @@ def draw_by_priority(rng: Any, rows: Any, batch_size: int, config: Config, step:
 
 
 def prioritize(memory: deque[bytearray], batch: Batch, learner: Learner, config: Config) -> None:
-    """With --prioritized: p_i = |error_i| + 1e-6, after the round, of each row i learned from."""
+    """With --prioritized: p_i = |error_i| + 1e-6 after a round (Schaul: before an update)."""
     if config.prioritized:
         errors = td_errors(learner.params, learner.target, batch, config=config)
         for i, p in zip(batch.slot, np.abs(errors) + 1e-6, strict=True):
@@ -398,7 +418,7 @@ def evaluate(params: Any, episodes: int, purpose: str = "report", *, config: Con
     if not all(np.isfinite(leaf).all() for leaf in tree.leaves(params)):
         raise FloatingPointError("parameters not finite: bad game, or too high a --learning-rate")
     games = [partial(make_game, config)] * episodes
-    quick = config.env_id == "CartPole-v1"  # Gymnasium's plays many games at once
+    quick = config.env_id == "CartPole-v1"  # plays many at once, without make_game's wrappers
     envs = gym.make_vec(config.env_id, episodes) if quick else gym.vector.SyncVectorEnv(games)
     rng = np.random.default_rng(derive_seed(config.seed, f"{purpose} actions"))
     obs, _ = envs.reset(seed=derive_seed(config.seed, purpose))
@@ -413,7 +433,7 @@ def evaluate(params: Any, episodes: int, purpose: str = "report", *, config: Con
 
 
 def solved(returns: np.ndarray, config: Config) -> bool:
-    """Whether the mean of N fresh returns reaches the goal; its standard error: std / sqrt(N)."""
+    """Whether the mean of N fresh returns reaches the goal; it errs by about std / sqrt(N)."""
     return bool(returns.mean() >= config.target_return)
 
 
@@ -427,7 +447,7 @@ class History(NamedTuple):  # what happened during training
 
 def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
     """Trains an agent; returns its best-evaluated parameters, or its last, and what happened."""
-    env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, "train")  # unlimited; key
+    env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, "train")  # None: keeps all
     memory: deque[bytearray] = deque(maxlen=config.memory_size)
     learner, evaluations = new_learner(config), []
     chosen, chosen_score = learner.target, -np.inf
@@ -463,7 +483,7 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
             mean = np.mean([*env.return_queue][-100:] or np.nan)  # of recent episodes
             bar.postfix = f"epsilon {epsilon:.2f}, return {mean:.4g}, greedy {score:.4g}"
             if step == config.total_steps or config.early_stop and solved(returns, config):
-                bar.total = step  # either way the bar ends full
+                bar.total = step  # so that a bar stopped early ends full
                 break
     return chosen, History([*env.length_queue], [*env.return_queue], evaluations, chosen_score)
 
@@ -497,7 +517,7 @@ def save_params(path: Path | str, params: Params, *, config: Config, score: floa
         "params": tree.map(lambda leaf: np.array(leaf, "<f4", order="C"), params),
     }
     data = pickle.dumps(content, protocol=4)
-    write(Path(path), data + hashlib.sha256(data).digest())  # which pickle.load does not read
+    write(Path(path), data + hashlib.sha256(data).digest())  # pickle.load stops before it
 
 
 def load_params(path: Path | str, config: Config | None = None) -> Params:
@@ -510,21 +530,21 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES or hashlib.sha256(data[:-32]).digest() != data[-32:]:
             raise ValueError(f"its checksum is wrong, or it is larger than {MAX_BYTES} bytes")
-        listed = [x for _, x, _ in itertools.islice(pickletools.genops(data), MAX_INSTRUCTIONS)]
-        words = [x[:MAX_WORD] for x in listed if isinstance(x, str)]
-        numbers = [x for x in listed if isinstance(x, bytes) and x != b"b"]  # that is NumPy's own
-        env_id, options = (words[words.index(name) + 1] for name in ("env_id", "options"))
+        args = [x for _, x, _ in itertools.islice(pickletools.genops(data), MAX_INSTRUCTIONS)]
+        strings = [x[:MAX_WORD] for x in args if isinstance(x, str)]
+        arrays = [x for x in args if isinstance(x, bytes) and x != b"b"]  # b"b": NumPy's dummy
+        env_id, options = (strings[strings.index(name) + 1] for name in ("env_id", "options"))
         if env_id not in ([config.env_id] if config else gym.registry):
             raise ValueError(f"it is for the game {env_id}, which is not --env-id, or not known")
         bins = [f"--action-bins={config.action_bins}"] if config else []  # as they will be played
         known = [x for x in shlex.split(options) if not x.startswith("--compare")]  # takes the rest
         like = init_params(Config([*known, f"--env-id={env_id}", *bins]))
-        stored = tree.unflatten(tree.structure(like), numbers)
+        stored = tree.unflatten(tree.structure(like), arrays)  # in the order of save's tree.map
         params = tree.map(lambda x, y: np.frombuffer(y, "<f4").reshape(x.shape), like, stored)
         if not all(np.isfinite(x).all() for x in tree.leaves(params)) or any(params["scale"] <= 0):
             raise ValueError("its numbers are not finite, or its scale is not positive")
         return params
-    except Exception as error:  # not refusing(): its frame would hold the data
+    except Exception as error:  # refusing() would keep the data in memory
         raise BadInput(f"{path} cannot be used: {error}") from None
 
 
@@ -539,7 +559,7 @@ def record(path: Path, params: Params, epsilon: float, *, config: Config) -> Non
     frames, (obs, _) = [], env.reset(seed=derive_seed(config.seed, "gif"))
     for step in range(round(GIF_SECONDS * fps)):
         while len(frames) * fps < 10 * (step + 1):  # none, one or more in a step
-            frames.append(np.asarray(env.render())[1::2, 1::2] // 43 @ np.uint8([36, 6, 1]))
+            frames.append((np.asarray(env.render())[1::2, 1::2] // 43) @ np.uint8([36, 6, 1]))
         obs, _, terminated, truncated, _ = env.step(int(action_fn(rng, params, obs, epsilon)))
         obs = env.reset()[0] if terminated or truncated else obs
     env.close()
@@ -582,7 +602,7 @@ TABLE = """ solved    mean     min  median   from     to   most  ratio  from    
 {}
 solved: a mean of {:g} or more over {} fresh episodes; min: the worst episode of all
 median, most: environment steps until training stopped, all there were if nothing was confirmed
-ratio: of these to the default's, geometric mean; from, to: 95% bootstrap (9 seeds' ratio: 90%)"""
+ratio: geometric mean, to the default's; from, to: 95% bootstrap intervals (90% for 9 seeds)"""
 ROW = "{:>7}{:8.2f}{:8.2f}{:8.0f}{:7.0f}{:7.0f}{:7}{:7.2f}{:6.2f}{:6.2f}{:9.1f}  {}"
 
 
@@ -592,7 +612,7 @@ def run_study(config: Config) -> str:
     seeds, rows = range(config.seed, config.seed + config.seeds), {name: [] for name in variants}
     text = path.read_text("utf-8") if path.exists() else COLUMNS
     lines = {line.split(",")[-1]: line for line in text.splitlines()}  # by options; header too
-    for seed, name in tqdm([*itertools.product(seeds, rows)], "study", disable=not sys.stderr):
+    for seed, name in tqdm([*itertools.product(seeds, variants)], "study", disable=not sys.stderr):
         options = as_options(one := Config(f"{as_options(variants[name])} --seed {seed}"))
         if options not in lines:
             start, (params, history) = time.perf_counter(), train(one, quiet=True)
@@ -601,8 +621,8 @@ def run_study(config: Config) -> str:
             row = seed, history.evaluations[-1][0], len(history.returns), seconds, r.mean(), r.min()
             lines[options] = ",".join(map(str, (*row, " ".join(map(str, r)), options)))
             write(path, "\n".join([*lines.values(), ""]).encode())
-        row = lines[options].split(",")
-        rows[name].append((int(row[1]), float(row[3]), np.float64(row[6].split())))
+        cells = lines[options].split(",")
+        rows[name].append((int(cells[1]), float(cells[3]), np.float64(cells[6].split())))
     study = {name: [*map(np.array, zip(*values, strict=True))] for name, values in rows.items()}
     write(path.with_suffix(".png"), study_figure(study, config))
     return f"{study_table(study, config)}\nwrote study.csv, study.png\nto {path.parent.absolute()}"
@@ -655,26 +675,6 @@ def study_figure(study: dict[str, list[np.ndarray]], config: Config) -> Figure:
 
 
 # %% Command line: from words to a Config, and from a Config to files
-PRESETS = {  # what a game wants otherwise, by its name; what --vanilla and --steady stand for
-    "CartPole-v1": "--max-reward 1 --target-return 500 --gamma 0.99 --epsilon-decay 1500 "
-    "--batch-size 32 --learning-rate 0.006 --confirm-episodes 4000",
-    "Acrobot-v1": "--max-reward 0 --target-return -72 --hidden 64 64 64 --epsilon-decay 5000 "
-    "--eval-every 8192 --confirm-episodes 200",
-    "MountainCar-v0": "--max-reward -1 --target-return -100 --hidden 64 64 64 --tau 0.01 "
-    "--epsilon-decay 10000 --eval-every 2048 --confirm-episodes 400",
-    "Pendulum-v1": "--max-reward 0 --target-return -165 --tau 0.01 --epsilon-decay 5000 "
-    "--total-steps 20000 --eval-every 5000 --no-early-stop --no-keep-best",
-    # Mnih et al. 2015, but for Adam, its rate, network, first values, time limits, evaluations:
-    "vanilla": "--no-double --n-step 1 --tau 1 --target-period 500 --activation relu "
-    "--no-normalize --no-optimistic --no-bound-targets --no-scale-rewards --clip-rewards "
-    "--train-every 4 --updates 1 --batch-size 32 --gamma 0.99 --learning-rate 0.002 "
-    "--no-decay-learning-rate --epsilon-end 0.1 --epsilon-decay 2500 --agent online",
-    "steady": "--no-early-stop --no-keep-best --gamma 0.998 --n-step 5 --epsilon-end 0.1 "
-    "--epsilon-decay 5000 --learning-rate 0.0015 --tau 0.002 --updates 64 --batch-size 64",
-}
-OPTIONS = {"--" + f.name.replace("_", "-"): f for f in fields(Config) if f.metadata}
-
-
 class BadInput(ValueError):
     """What a user has asked for cannot be done; one sentence, on one line of plain letters."""
 
@@ -729,8 +729,8 @@ def parse_options(options: str | list[str]) -> dict[str, Any]:
     goal = getattr(gym.registry.get(asked.env_id), "reward_threshold", None)
     parser.set_defaults(target_return=np.inf if goal is None else float(goal))
     names = [asked.env_id, *(name for name in ("vanilla", "steady") if getattr(asked, name))]
-    wanted = " ".join(PRESETS.get(name, "") for name in names).split()
-    values = vars(parser.parse_args([*wanted, *words]))
+    preset = " ".join(PRESETS.get(name, "") for name in names).split()
+    values = vars(parser.parse_args([*preset, *words]))
     for flag, f in OPTIONS.items():
         if f.metadata["allowed"] and not isinstance(f.default, str):
             low, high, value = *f.metadata["allowed"], values[f.name]
@@ -742,9 +742,9 @@ def parse_options(options: str | list[str]) -> dict[str, Any]:
         raise BadInput("--seeds must not go beyond the last --seed")
     before = [x for x in itertools.takewhile("--compare".__ne__, words) if x[:10] != "--compare="]
     variants = tuple((shlex.join(more), Config([*before, *more])) for more in values["compare"])
-    same = ("env_id", "seed", "seeds", "evaluate", "out", "report_episodes", "target_return")
-    if any(getattr(variant, name) != values[name] for _, variant in variants for name in same):
-        raise BadInput(f"--compare must stand last, and not change {', '.join(same)}")
+    shared = ("env_id", "seed", "seeds", "evaluate", "out", "report_episodes", "target_return")
+    if any(getattr(variant, name) != values[name] for _, variant in variants for name in shared):
+        raise BadInput(f"--compare must stand last, and not change {', '.join(shared)}")
     return values | {"hidden": tuple(values["hidden"]), "compare": variants}
 
 
@@ -842,7 +842,7 @@ def main(options: str | list[str] = "") -> int:
 #   "gymnasium[classic-control]>=1.2.1", "matplotlib>=3.9", "imageio>=2.36", "tqdm>=4.66"]
 # ///
 if __name__ == "__main__" and Path(sys.argv[0]).name == Path(globals().get("__file__", "")).name:
-    gc.freeze()  # nor is what was imported searched at the end
+    gc.freeze()  # imports are not searched for it at exit, either
     gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process, wherever it is
     if isinstance(sys.stdout, io.TextIOWrapper):  # None if closed

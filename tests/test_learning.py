@@ -70,11 +70,12 @@ def test_a_target_is_at_most_three_times_the_upper_bound_of_q_values(words, high
 
 @pytest.mark.parametrize(
     ("words", "loss"),
-    [("", (0.5 * 0.5**2 + 2.5) / 2), ("--loss squared", (0.5 * 0.5**2 + 0.5 * 3**2) / 2)],
+    [("", (0.5 * 0.5**2 + 2.5 + 1.5) / 3), ("--loss squared", (0.5**2 + 3**2 + 2**2) / 2 / 3)],
 )
 def test_the_loss_is_the_mean_of_the_losses(words, loss):
-    transitions = step(reward=0.5, discount=0.0), step(reward=3.0, discount=0.0)
-    found = main.loss_fn(table(ONLINE), table(TARGET), batch(*transitions), config=Config(words))
+    ends = [step(reward=0.5, discount=0.0), step(reward=3.0, discount=0.0)]
+    transitions = batch(*ends, step())  # whose errors are 0.5, 3 and, by the target network, 2
+    found = main.loss_fn(table(ONLINE), table(TARGET), transitions, config=Config(words))
     assert found == pytest.approx(loss)
 
 
