@@ -3,15 +3,15 @@
 A neural network predicts the discounted sum of rewards after each action. The
 agent mostly takes the action predicted best, remembers what happened, and
 corrects its predictions on random samples of its memory: the Deep Q-Network of
-Mnih et al. 2015 with the target of Double DQN (van Hasselt et al. 2016),
-bounded, a soft target network, scaled inputs and rewards, two updates a step.
+Mnih et al. 2015 with a bounded Double DQN target (van Hasselt et al. 2016), a
+soft target network, optimism, scaled inputs and rewards, two updates a step.
 
     python main.py                          train; params.pkl, GIFs, figure, zip
     python main.py --evaluate params.pkl    score trained parameters, agent.gif
     python main.py --env-id MountainCar-v0 --seed 7 --out runs/7
     python main.py --seeds 9 --compare --no-double --vanilla    what ideas buy
 
-The lecture: Network to Learning, and `train`; the rest makes a hand-in of it.
+The lecture: Network to Learning, then `train`; the rest makes a hand-in of it.
 In a notebook, run all cells, then main("--seed 7"). Shapes: B transitions in a
 batch, U batches in a round, O numbers in an observation, A actions.
 """
@@ -58,11 +58,11 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 
-# %% Configuration: what can be chosen, and what each game wants otherwise
-def option(default: Any, meaning: str, *allowed: Any, group: str = "", compare: bool = True) -> Any:
+# %% Configuration: what can be chosen; PRESETS overrule the defaults, for CartPole too
+def option(default: Any, meaning: str, *allowed: Any, group: str = "", equal: bool = True) -> Any:
     """A field of Config, and so an option, under the last `group`. allowed: a range, or words."""
     about = {"meaning": meaning, "allowed": allowed, "group": group}
-    return field(default=default, metadata=about, compare=compare)  # False: no part of ==
+    return field(default=default, metadata=about, compare=equal)  # False: == ignores it
 
 
 @dataclass(frozen=True, init=False)
@@ -73,13 +73,13 @@ class Config:
     Hashable, as jit's static arguments must be; == ignores the seed, and all seeds compile once."""
 
     env_id: str = option("CartPole-v1", "Gymnasium game to play", group="Run")
-    seed: int = option(0, "decides every random number", 0, 4294967295, compare=False)
-    seeds: int = option(1, "study so many seeds, from --seed on", 1, 1000, compare=False)
-    compare: tuple = option((), "study variants: each word after it, one's options", compare=False)
-    evaluate: str = option("", "score this parameter file, do not train", compare=False)
-    out: str = option(".", "folder that receives the files", compare=False)
+    seed: int = option(0, "decides every random number", 0, 4294967295, equal=False)
+    seeds: int = option(1, "study so many seeds, from --seed on", 1, 1000, equal=False)
+    compare: tuple = option((), "study variants: each word after it, one's options", equal=False)
+    evaluate: str = option("", "score this parameter file, do not train", equal=False)
+    out: str = option(".", "folder that receives the files", equal=False)
     report_episodes: int = option(100, "fresh episodes that score an agent", 1, 1e5)
-    vanilla: bool = option(False, "preset: near to Mnih et al. 2015 (below)")
+    vanilla: bool = option(False, "preset: near to Mnih et al. 2015")
     steady: bool = option(False, "preset: train to the end, and hand in the last parameters")
     total_steps: int = option(51_200, "steps of training at most", 1, 1e8, group="Training")
     warmup_steps: int = option(512, "random steps before learning starts", 1, 1e8)
@@ -90,7 +90,7 @@ class Config:
     target_return: float = option(np.inf, "goal for the mean; by default, the game's", -1e9, np.inf)
     confirm_episodes: int = option(2_000, "fresh episodes to confirm it", 1, 1e5)
     early_stop: bool = option(True, "stop as soon as it is confirmed")
-    agent: str = option("target", "network that plays, is kept; target: a mean", "online", "target")
+    agent: str = option("target", "network evaluated, kept; target: a mean", "online", "target")
     keep_best: bool = option(True, "hand in the best-evaluated parameters, not the last")
     hidden: tuple[int, ...] = option((64, 64), "sizes of hidden layers", 1, 1024, group="Network")
     activation: str = option("silu", "of the hidden layers", "relu", "silu", "tanh")
@@ -141,7 +141,7 @@ PRESETS = {  # what a game wants otherwise, by its name; what --vanilla and --st
     "--epsilon-decay 10000 --eval-every 2048 --confirm-episodes 400",
     "Pendulum-v1": "--max-reward 0 --target-return -165 --tau 0.01 --epsilon-decay 5000 "
     "--total-steps 20000 --eval-every 5000 --no-early-stop --no-keep-best",
-    # Mnih et al. 2015, but shorter; not theirs: Adam, its rate, network, first values, time limits:
+    # Mnih et al. 2015, but shorter; not theirs: Adam, rate, network, initial weights, time limits:
     "vanilla": "--no-double --n-step 1 --tau 1 --target-period 500 --activation relu "
     "--no-normalize --no-optimistic --no-bound-targets --no-scale-rewards --clip-rewards "
     "--train-every 4 --updates 1 --batch-size 32 --gamma 0.99 --learning-rate 0.002 "
@@ -165,7 +165,7 @@ def init_params(config: Config) -> Params:
     """Parameters of an MLP from O numbers to A; `scale` [O] is what observations are divided by.
     The key within "hidden" names the activation, since policy_fn gets parameters but no config.
     Optimistic initial values (for bandits: Sutton & Barto 2018, section 2.6): each Q begins near
-    its upper bound, if that is known, so that what was not tried looks better."""
+    its upper bound (hence gain 0.01), if that is known: what was not tried looks better."""
     gain, bias = (0.01, config.q_bound) if config.optimistic and config.q_bound < np.inf else (1, 0)
     rng = np.random.default_rng(derive_seed(config.seed, "init"))
     layers = [init_dense(rng, n, m) for n, m in itertools.pairwise(config.sizes[:-1])]
@@ -189,7 +189,7 @@ def dense(layer: Params, x: Array) -> Array:
 
 def q_values(params: Params, obs: Any) -> Array:
     """Q(s, a) for each action a: [..., O] -> [..., A]. With dueling heads, of one layer each,
-    Q(s, a) = V(s) + A(s, a) - mean_a' A(s, a') (Wang et al. 2016)."""
+    Q(s, a) = V(s) + advantage(s, a) - mean_a' advantage(s, a') (Wang et al. 2016)."""
     x = obs / lax.stop_gradient(params["scale"])  # measured, not learned
     [(activation, layers)] = params["hidden"].items()
     for layer in layers:
@@ -200,7 +200,7 @@ def q_values(params: Params, obs: Any) -> Array:
     return q
 
 
-# %% Policy: exploit what is known, or explore (these three signatures are the course's)
+# %% Policy: exploit what is known, or explore (the next three signatures are the course's)
 def random_policy_fn(rng: np.random.Generator, obs: Any, n_actions: int = 2) -> Any:
     """A uniformly random action: [..., O] -> [...]."""
     return rng.integers(n_actions, size=obs.shape[:-1])
@@ -302,7 +302,7 @@ class Learner(NamedTuple):  # all that learning changes
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov & Hutter 2019)."""
     idle = (config.warmup_steps - 1) // config.train_every  # rounds without an update
-    rounds = config.total_steps // config.train_every - idle  # its product may pass int32
+    rounds = config.total_steps // config.train_every - idle  # rounds * updates may pass int32
     last_rate = 0.0 if config.decay_learning_rate else config.learning_rate
     rate = optax.linear_schedule(config.learning_rate, last_rate, float(rounds * config.updates))
     is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # weights decay, biases do not
@@ -352,7 +352,7 @@ def td_errors(params: Params, target: Params, batch: Batch, *, config: Config) -
 
 
 def loss_fn(params: Params, target: Params, batch: Batch, *, config: Config) -> Array:
-    """Mean of weight * loss(e), e an error: e^2 / 2; huber, beyond |e| = 1: |e| - 1/2 instead."""
+    """Mean of weight * loss(e), e an error: e^2 / 2; huber, beyond |e| = 1 (rare): |e| - 1/2."""
     loss = {"huber": optax.huber_loss, "squared": optax.l2_loss}[config.loss]
     return jnp.mean(batch.weight * loss(td_errors(params, target, batch, config=config)))
 
@@ -378,8 +378,8 @@ def update_round(learner: Learner, batch: Batch, *, config: Config) -> Learner:
 
 # %% Prioritized replay (Schaul et al. 2016), off by default: what surprised comes more often
 def draw_by_priority(rng: Any, rows: Any, batch_size: int, config: Config, step: int) -> tuple:
-    """The slots of U B rows and their weights in the loss; a priority is as of its last replay.
-    P(i) = p_i^alpha / sum_k p_k^alpha; what was never replayed has the largest p there is
+    """Slots of U B of the N rows, and their weights in the loss; priorities of their last replay.
+    P(i) = p_i^alpha / sum_k p_k^alpha; what was never replayed has the largest in memory
     w_i = (N P(i))^-beta / max_j (N P(j))^-beta, j among those drawn; beta rises to 1 at the end"""
     p = np.float64(rows["priority"])
     p = np.minimum(p, np.max(p, where=np.isfinite(p), initial=1e-6)) ** config.priority_exponent
@@ -418,7 +418,7 @@ def evaluate(params: Any, episodes: int, purpose: str = "report", *, config: Con
     if not all(np.isfinite(leaf).all() for leaf in tree.leaves(params)):
         raise FloatingPointError("parameters not finite: bad game, or too high a --learning-rate")
     games = [partial(make_game, config)] * episodes
-    quick = config.env_id == "CartPole-v1"  # plays many at once, without make_game's wrappers
+    quick = config.env_id == "CartPole-v1"  # Gymnasium plays many at once, without wrappers
     envs = gym.make_vec(config.env_id, episodes) if quick else gym.vector.SyncVectorEnv(games)
     rng = np.random.default_rng(derive_seed(config.seed, f"{purpose} actions"))
     obs, _ = envs.reset(seed=derive_seed(config.seed, purpose))
@@ -456,7 +456,7 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
     for step in (bar := progress_bar(range(1, config.total_steps + 1), quiet)):
         # Act.
         epsilon = epsilon_at(step, config)
-        action = int(action_fn(rng, learner.params, obs, epsilon))
+        action = int(action_fn(rng, learner.params, obs, epsilon))  # the online network explores
         next_obs, reward, terminated, truncated, _ = env.step(action)
 
         # Remember.
@@ -602,7 +602,7 @@ TABLE = """ solved    mean     min  median   from     to   most  ratio  from    
 {}
 solved: a mean of {:g} or more over {} fresh episodes; min: the worst episode of all
 median, most: environment steps until training stopped, all there were if nothing was confirmed
-ratio: geometric mean, to the default's; from, to: 95% bootstrap intervals (90% for 9 seeds)"""
+ratio: to the default's, geometric mean; from, to: bootstrap interval, 95% (of 9 ratios: 90%)"""
 ROW = "{:>7}{:8.2f}{:8.2f}{:8.0f}{:7.0f}{:7.0f}{:7}{:7.2f}{:6.2f}{:6.2f}{:9.1f}  {}"
 
 
@@ -712,7 +712,7 @@ def make_parser() -> Parser:
             how: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         elif kind is str:
             how = {"choices": allowed} if allowed else {"metavar": "X"}
-        elif not allowed:  # --compare
+        elif f.name == "compare":
             how = {"type": shlex.split, "nargs": argparse.REMAINDER}
         else:
             how = {"type": int, "nargs": "*"} if kind is tuple else {"type": kind, "metavar": "X"}
@@ -755,7 +755,7 @@ def as_options(config: Config) -> str:
         value = getattr(config, f.name)
         if isinstance(value, bool):
             words += [flag if value else f"--no-{flag[2:]}"]
-        elif f.name == "hidden":
+        elif isinstance(value, tuple) and f.compare:
             words += [flag, *map(str, value)]
         elif f.compare:
             words += [f"{flag}={value}"]
@@ -842,7 +842,7 @@ def main(options: str | list[str] = "") -> int:
 #   "gymnasium[classic-control]>=1.2.1", "matplotlib>=3.9", "imageio>=2.36", "tqdm>=4.66"]
 # ///
 if __name__ == "__main__" and Path(sys.argv[0]).name == Path(globals().get("__file__", "")).name:
-    gc.freeze()  # imports are not searched for it at exit, either
+    gc.freeze()  # nor are imports searched for garbage at exit
     gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process, wherever it is
     if isinstance(sys.stdout, io.TextIOWrapper):  # None if closed
