@@ -62,6 +62,7 @@ def test_initial_weights_keep_the_variance_and_differ_by_layer_and_by_seed():
     for layer in layers:
         assert layer["w"].var() == pytest.approx(1 / 300, rel=0.05)
         assert not layer["b"].any()
+    assert one["output"]["w"].var() == pytest.approx(1 / 300, rel=0.2)
     for a, b in ((layers[0], layers[1]), (layers[0], other["hidden"]["silu"][1])):
         assert abs(np.corrcoef(a["w"].ravel(), b["w"].ravel())[0, 1]) < 0.1
     both = np.corrcoef(one["output"]["w"][:, 0], one["value"]["w"][:, 0])
