@@ -42,7 +42,7 @@ from typing import Any, NamedTuple, NoReturn
 if not hasattr(itertools, "pairwise"):  # which came with 3.10
     sys.exit("main.py needs Python 3.10 or newer")
 if __name__ == "__main__" and "ipykernel" not in sys.modules:  # a program: no window, no sound
-    gc.disable()  # imports leave no garbage to look for; enabled again in the last cell
+    gc.disable()  # quicker imports: they leave no garbage; enabled again in the last cell
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # enough for networks this small
     os.environ |= {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "MPLBACKEND": "agg"}
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no word about a missing HOME
@@ -58,9 +58,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 
-# %% Configuration: what can be chosen; PRESETS overrule the defaults, for CartPole too
+# %% Configuration: what can be chosen; PRESETS, below it, overrule defaults, for CartPole too
 def option(default: Any, meaning: str, *allowed: Any, group: str = "", equal: bool = True) -> Any:
-    """A field of Config, and so an option, under the last `group`. allowed: a range, or words."""
+    """A field of Config, and so an option: where a new idea starts. allowed: a range, or words."""
     about = {"meaning": meaning, "allowed": allowed, "group": group}
     return field(default=default, metadata=about, compare=equal)  # False: == ignores it
 
@@ -75,7 +75,7 @@ class Config:
     env_id: str = option("CartPole-v1", "Gymnasium game to play", group="Run")
     seed: int = option(0, "decides every random number", 0, 4294967295, equal=False)
     seeds: int = option(1, "study so many seeds, from --seed on", 1, 1000, equal=False)
-    compare: tuple = option((), "study variants: each word after it, one's options", equal=False)
+    compare: tuple = option((), "last: each word after it is a variant's options", equal=False)
     evaluate: str = option("", "score this parameter file, do not train", equal=False)
     out: str = option(".", "folder that receives the files", equal=False)
     report_episodes: int = option(100, "fresh episodes that score an agent", 1, 1e5)
@@ -90,7 +90,7 @@ class Config:
     target_return: float = option(np.inf, "goal for the mean; by default, the game's", -1e9, np.inf)
     confirm_episodes: int = option(2_000, "fresh episodes to confirm it", 1, 1e5)
     early_stop: bool = option(True, "stop as soon as it is confirmed")
-    agent: str = option("target", "network evaluated, kept; target: a mean", "online", "target")
+    agent: str = option("target", "network to evaluate and hand in", "online", "target")
     keep_best: bool = option(True, "hand in the best-evaluated parameters, not the last")
     hidden: tuple[int, ...] = option((64, 64), "sizes of hidden layers", 1, 1024, group="Network")
     activation: str = option("silu", "of the hidden layers", "relu", "silu", "tanh")
@@ -113,7 +113,7 @@ class Config:
     importance_exponent: float = option(0.4, "beta at first; it rises to 1 at --total-steps", 0, 1)
     gamma: float = option(0.98, "discount of the next reward", 0, 0.9999, group="Learning")
     double: bool = option(True, "Double DQN target (van Hasselt et al. 2016)")
-    bound_targets: bool = option(True, "at 3 times the upper bound of Q-values, if it is known")
+    bound_targets: bool = option(True, "cap targets at 3 times the upper bound of Q-values")
     tau: float = option(0.03, "share of the network that goes into its target copy", 1e-6, 1)
     target_period: int = option(1, "updates of the network for one of its target copy", 1, 1e6)
     loss: str = option("huber", "of the temporal-difference error", "huber", "squared")
@@ -124,7 +124,7 @@ class Config:
     clip_value: float = option(0.0, "clip each number of a gradient to this; 0 is off", 0, 1e9)
     clip_norm: float = option(0.0, "clip a gradient's global norm to this; 0 is off", 0, 1e9)
     sizes: tuple[int, ...] = ()  # of all layers, from O to A; follows from the options
-    q_bound: float = np.inf  # upper bound of true Q-values: max_reward for ever or, if < 0, 0
+    q_bound: float = np.inf  # >= every true Q: max_reward for ever; 0 if < 0, as a game may end
 
     def __init__(self, options: str | list[str] = "") -> None:
         vars(self).update(parse_options(options))  # as a frozen dataclass refuses self.x = ...
@@ -132,7 +132,7 @@ class Config:
         vars(self).update(sizes=layer_sizes(self), q_bound=q_bound)
 
 
-PRESETS = {  # what a game wants otherwise, by its name; what --vanilla and --steady stand for
+PRESETS = {  # what a game wants otherwise, by its name; goals are stricter than Gymnasium's
     "CartPole-v1": "--max-reward 1 --target-return 500 --gamma 0.99 --epsilon-decay 1500 "
     "--batch-size 32 --learning-rate 0.006 --confirm-episodes 4000",
     "Acrobot-v1": "--max-reward 0 --target-return -72 --hidden 64 64 64 --epsilon-decay 5000 "
@@ -191,7 +191,7 @@ def q_values(params: Params, obs: Any) -> Array:
     """Q(s, a) for each action a: [..., O] -> [..., A]. With dueling heads, of one layer each,
     Q(s, a) = V(s) + advantage(s, a) - mean_a' advantage(s, a') (Wang et al. 2016)."""
     x = obs / lax.stop_gradient(params["scale"])  # measured, not learned
-    [(activation, layers)] = params["hidden"].items()
+    [(activation, layers)] = params["hidden"].items()  # its one entry
     for layer in layers:
         x = getattr(nn, activation)(dense(layer, x))
     q = dense(params["output"], x)
@@ -259,10 +259,10 @@ def remember(memory: deque[bytearray], *transition: Any) -> None:
 
 
 def sample_batch(rng: Any, memory: deque, batch_size: int, config: Config, step: int = 0) -> Batch:
-    """batch_size transitions, with replacement: a round's at once, as joining copies the memory."""
+    """Draws with replacement; `train` asks for a round's batches at once: joining is a copy."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
-    if config.prioritized:  # instead of these
+    if config.prioritized:  # then not uniformly, and weighted
         slot, weight = draw_by_priority(rng, rows, batch_size, config, step)
     obs, action = rows["obs"][slot], rows["action"][slot]
     return Batch(obs, action, *n_step_return(rows, slot, config), weight, slot)
@@ -278,7 +278,7 @@ def n_step_return(rows: np.ndarray, slot: np.ndarray, config: Config) -> tuple[n
     for k in range(1, config.n_step):
         goes_on = ~over[last]
         last = last + goes_on
-        reward = reward + goes_on * config.gamma**k * rewards[last]  # 0 if over
+        reward = reward + goes_on * config.gamma**k * rewards[last]  # adds 0 once over
     discount = config.gamma ** (last - slot + 1) * ~rows["terminated"][last]
     return reward.astype(np.float32), discount.astype(np.float32), rows["next_obs"][last]
 
@@ -306,7 +306,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     last_rate = 0.0 if config.decay_learning_rate else config.learning_rate
     rate = optax.linear_schedule(config.learning_rate, last_rate, float(rounds * config.updates))
     is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # weights decay, biases do not
-    parts = [  # what is 0 is off, and left out
+    parts = [  # an option that is 0 is off, and filtered out
         config.clip_value and optax.clip(config.clip_value),
         config.clip_norm and optax.clip_by_global_norm(config.clip_norm),
         # As one array, parameters compile to fewer operations:
@@ -341,7 +341,7 @@ def td_error(params: Params, target: Params, t: Batch, *, config: Config) -> Arr
     chex.assert_shape([t.action, t.reward, t.discount], ())
     next_action = jnp.argmax(q_values(params if config.double else target, t.next_obs))
     y = t.reward + t.discount * q_values(target, t.next_obs)[next_action]
-    y = jnp.minimum(y, 3 * config.q_bound) if config.bound_targets else y  # 3 by trial
+    y = jnp.minimum(y, 3 * config.q_bound) if config.bound_targets else y  # 3: 1 learns slower
     return lax.stop_gradient(y) - q_values(params, t.obs)[t.action]
 
 
@@ -352,7 +352,7 @@ def td_errors(params: Params, target: Params, batch: Batch, *, config: Config) -
 
 
 def loss_fn(params: Params, target: Params, batch: Batch, *, config: Config) -> Array:
-    """Mean of weight * loss(e), e an error: e^2 / 2; huber, beyond |e| = 1 (rare): |e| - 1/2."""
+    """Mean of weight * loss(e), e = td_error: e^2 / 2 or, with huber and |e| > 1, |e| - 1/2."""
     loss = {"huber": optax.huber_loss, "squared": optax.l2_loss}[config.loss]
     return jnp.mean(batch.weight * loss(td_errors(params, target, batch, config=config)))
 
@@ -376,15 +376,15 @@ def update_round(learner: Learner, batch: Batch, *, config: Config) -> Learner:
     return lax.scan(lambda now, b: (update_fn(now, b, config=config), None), learner, batches)[0]
 
 
-# %% Prioritized replay (Schaul et al. 2016), off by default: what surprised comes more often
-def draw_by_priority(rng: Any, rows: Any, batch_size: int, config: Config, step: int) -> tuple:
-    """Slots of U B of the N rows, and their weights in the loss; priorities of their last replay.
+# %% Prioritized replay (Schaul et al. 2016), off unless asked for: what surprised comes more often
+def draw_by_priority(rng: Any, rows: Any, size: int, config: Config, step: int) -> tuple:
+    """Slots of `size` of the N rows, and their weights in the loss, by the errors of last time.
     P(i) = p_i^alpha / sum_k p_k^alpha; what was never replayed has the largest in memory
     w_i = (N P(i))^-beta / max_j (N P(j))^-beta, j among those drawn; beta rises to 1 at the end"""
     p = np.float64(rows["priority"])
     p = np.minimum(p, np.max(p, where=np.isfinite(p), initial=1e-6)) ** config.priority_exponent
     probability = p / p.sum()
-    slot = rng.choice(len(rows), batch_size, p=probability)
+    slot = rng.choice(len(rows), size, p=probability)
     beta = np.interp(step, (0, config.total_steps), (config.importance_exponent, 1))
     weight = (len(rows) * probability[slot]) ** -beta
     return slot, weight / weight.max()
@@ -395,12 +395,12 @@ def prioritize(memory: deque[bytearray], batch: Batch, learner: Learner, config:
     if config.prioritized:
         errors = td_errors(learner.params, learner.target, batch, config=config)
         for i, p in zip(batch.slot, np.abs(errors) + 1e-6, strict=True):
-            np.frombuffer(memory[i], row_type(config.sizes[0]))["priority"] = p  # in the row itself
+            np.frombuffer(memory[i], row_type(config.sizes[0]))["priority"] = p  # written into the row
 
 
 # %% Games
 def make_game(config: Config, **kwargs: Any) -> gym.Env:
-    """The game, with observations as one vector, discrete actions, and episodes that end."""
+    """The game: one vector observed, discrete actions, an end. evaluate skips it for CartPole."""
     env = gym.make(config.env_id, **kwargs)
     space, bins = env.action_space, config.action_bins
     box = isinstance(space, gym.spaces.Box) and space.is_bounded()
@@ -532,7 +532,7 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
             raise ValueError(f"its checksum is wrong, or it is larger than {MAX_BYTES} bytes")
         args = [x for _, x, _ in itertools.islice(pickletools.genops(data), MAX_INSTRUCTIONS)]
         strings = [x[:MAX_WORD] for x in args if isinstance(x, str)]
-        arrays = [x for x in args if isinstance(x, bytes) and x != b"b"]  # b"b": NumPy's dummy
+        arrays = [x for x in args if isinstance(x, bytes) and x != b"b"]  # NumPy's own is b"b"
         env_id, options = (strings[strings.index(name) + 1] for name in ("env_id", "options"))
         if env_id not in ([config.env_id] if config else gym.registry):
             raise ValueError(f"it is for the game {env_id}, which is not --env-id, or not known")
@@ -544,7 +544,7 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
         if not all(np.isfinite(x).all() for x in tree.leaves(params)) or any(params["scale"] <= 0):
             raise ValueError("its numbers are not finite, or its scale is not positive")
         return params
-    except Exception as error:  # refusing() would keep the data in memory
+    except Exception as error:  # the frame of refusing() would keep the data
         raise BadInput(f"{path} cannot be used: {error}") from None
 
 
@@ -558,7 +558,7 @@ def record(path: Path, params: Params, epsilon: float, *, config: Config) -> Non
     fps = env.metadata.get("render_fps") or 30  # which is what RecordVideo assumes
     frames, (obs, _) = [], env.reset(seed=derive_seed(config.seed, "gif"))
     for step in range(round(GIF_SECONDS * fps)):
-        while len(frames) * fps < 10 * (step + 1):  # none, one or more in a step
+        while len(frames) * fps < 10 * (step + 1):  # a game may be slower, or quicker
             frames.append((np.asarray(env.render())[1::2, 1::2] // 43) @ np.uint8([36, 6, 1]))
         obs, _, terminated, truncated, _ = env.step(int(action_fn(rng, params, obs, epsilon)))
         obs = env.reset()[0] if terminated or truncated else obs
@@ -602,7 +602,7 @@ TABLE = """ solved    mean     min  median   from     to   most  ratio  from    
 {}
 solved: a mean of {:g} or more over {} fresh episodes; min: the worst episode of all
 median, most: environment steps until training stopped, all there were if nothing was confirmed
-ratio: to the default's, geometric mean; from, to: bootstrap interval, 95% (of 9 ratios: 90%)"""
+ratio: of these to the default's, geometric mean; from, to: 95% bootstrap (with 9 seeds: ~90%)"""
 ROW = "{:>7}{:8.2f}{:8.2f}{:8.0f}{:7.0f}{:7.0f}{:7}{:7.2f}{:6.2f}{:6.2f}{:9.1f}  {}"
 
 
@@ -611,7 +611,7 @@ def run_study(config: Config) -> str:
     path, variants = Path(config.out) / "study.csv", {"default": config, **dict(config.compare)}
     seeds, rows = range(config.seed, config.seed + config.seeds), {name: [] for name in variants}
     text = path.read_text("utf-8") if path.exists() else COLUMNS
-    lines = {line.split(",")[-1]: line for line in text.splitlines()}  # by options; header too
+    lines = {line.split(",")[-1]: line for line in text.splitlines()}  # by options; the header, too
     for seed, name in tqdm([*itertools.product(seeds, variants)], "study", disable=not sys.stderr):
         options = as_options(one := Config(f"{as_options(variants[name])} --seed {seed}"))
         if options not in lines:
@@ -698,8 +698,8 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser() -> Parser:
     """A parser with an option for each field of Config, under the heading of its group."""
-    parser = Parser(description=__doc__, allow_abbrev=False, add_help=False)  # help ends a process
-    parser.usage = "python main.py [options]"
+    parser = Parser(description=__doc__, allow_abbrev=False, add_help=False)  # help would exit
+    parser.usage = "python main.py [options]; presets, listed last, overrule these defaults"
     wrap = textwrap.TextWrapper(79, subsequent_indent="    ", break_on_hyphens=False).fill
     parser.epilog = "\n".join(wrap(f"{name}: {words}") for name, words in PRESETS.items())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -734,7 +734,7 @@ def parse_options(options: str | list[str]) -> dict[str, Any]:
     for flag, f in OPTIONS.items():
         if f.metadata["allowed"] and not isinstance(f.default, str):
             low, high, value = *f.metadata["allowed"], values[f.name]
-            if not all(low <= x <= high for x in np.ravel(value)):  # nor is NaN
+            if not all(low <= x <= high for x in np.ravel(value)):  # NaN is not
                 raise BadInput(f"{flag} must be from {low:.10g} to {high:.10g}, not {value}")
     if values["evaluate"] and (values["seeds"] > 1 or values["compare"]):
         raise BadInput("--evaluate must stand without --seeds and --compare")
