@@ -395,7 +395,7 @@ def prioritize(memory: deque[bytearray], batch: Batch, learner: Learner, config:
     if config.prioritized:
         errors = td_errors(learner.params, learner.target, batch, config=config)
         for i, p in zip(batch.slot, np.abs(errors) + 1e-6, strict=True):
-            np.frombuffer(memory[i], row_type(config.sizes[0]))["priority"] = p  # into the row itself
+            np.frombuffer(memory[i], row_type(config.sizes[0]))["priority"] = p  # in place
 
 
 # %% Games
