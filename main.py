@@ -11,7 +11,7 @@ soft target network, optimism, scaled inputs and rewards, two updates a step.
     python main.py --env-id MountainCar-v0 --seed 7 --out runs/7
     python main.py --seeds 9 --compare --no-double --vanilla    what ideas buy
 
-The lecture: Network to Learning, then `train`; the rest makes a hand-in of it.
+The lecture goes from Network to Training; the rest makes a hand-in of it.
 In a notebook, run all cells, then main("--seed 7"). Shapes: B transitions in a
 batch, U batches in a round, O numbers in an observation, A actions.
 """
@@ -60,7 +60,7 @@ from tqdm import tqdm
 
 # %% Configuration: what can be chosen; PRESETS, below it, overrule defaults, for CartPole too
 def option(default: Any, meaning: str, *allowed: Any, group: str = "", equal: bool = True) -> Any:
-    """A field of Config, and so an option: where a new idea starts. allowed: a range, or words."""
+    """A field of Config, so an option: a new idea starts here. allowed: a range, or words."""
     about = {"meaning": meaning, "allowed": allowed, "group": group}
     return field(default=default, metadata=about, compare=equal)  # False: == ignores it
 
@@ -80,7 +80,7 @@ class Config:
     out: str = option(".", "folder that receives the files", equal=False)
     report_episodes: int = option(100, "fresh episodes that score an agent", 1, 1e5)
     vanilla: bool = option(False, "preset: near to Mnih et al. 2015")
-    steady: bool = option(False, "preset: train to the end, and hand in the last parameters")
+    steady: bool = option(False, "preset: train to the end, hand in the last; overrules --vanilla")
     total_steps: int = option(51_200, "steps of training at most", 1, 1e8, group="Training")
     warmup_steps: int = option(512, "random steps before learning starts", 1, 1e8)
     train_every: int = option(64, "environment steps between two rounds of updates", 1, 1e6)
@@ -94,7 +94,7 @@ class Config:
     keep_best: bool = option(True, "hand in the best-evaluated parameters, not the last")
     hidden: tuple[int, ...] = option((64, 64), "sizes of hidden layers", 1, 1024, group="Network")
     activation: str = option("silu", "of the hidden layers", "relu", "silu", "tanh")
-    dueling: bool = option(False, "Q = V + A - mean A (Wang et al. 2016)")
+    dueling: bool = option(False, "Q = V + advantage - its mean (Wang et al. 2016)")
     normalize: bool = option(True, "divide observations by 1.5 standard deviations of the warm-up")
     optimistic: bool = option(True, "start with Q-values at their upper bound, if it is known")
     max_reward: float = option(np.inf, "best reward of a step; it bounds Q-values", -1e9, np.inf)
@@ -124,7 +124,7 @@ class Config:
     clip_value: float = option(0.0, "clip each number of a gradient to this; 0 is off", 0, 1e9)
     clip_norm: float = option(0.0, "clip a gradient's global norm to this; 0 is off", 0, 1e9)
     sizes: tuple[int, ...] = ()  # of all layers, from O to A; follows from the options
-    q_bound: float = np.inf  # >= every true Q: max_reward for ever; 0 if < 0, as a game may end
+    q_bound: float = np.inf  # no true Q is higher: max_reward / (1 - gamma) as learned, or 0
 
     def __init__(self, options: str | list[str] = "") -> None:
         vars(self).update(parse_options(options))  # as a frozen dataclass refuses self.x = ...
@@ -141,7 +141,7 @@ PRESETS = {  # what a game wants otherwise, by its name; goals are stricter than
     "--epsilon-decay 10000 --eval-every 2048 --confirm-episodes 400",
     "Pendulum-v1": "--max-reward 0 --target-return -165 --tau 0.01 --epsilon-decay 5000 "
     "--total-steps 20000 --eval-every 5000 --no-early-stop --no-keep-best",
-    # Mnih et al. 2015, but shorter; not theirs: Adam, rate, network, initial weights, time limits:
+    # Mnih et al. 2015, but shorter; not theirs: Adam, rate, network, weights, time limits, stop:
     "vanilla": "--no-double --n-step 1 --tau 1 --target-period 500 --activation relu "
     "--no-normalize --no-optimistic --no-bound-targets --no-scale-rewards --clip-rewards "
     "--train-every 4 --updates 1 --batch-size 32 --gamma 0.99 --learning-rate 0.002 "
@@ -162,8 +162,8 @@ Params = dict[str, Any]
 
 
 def init_params(config: Config) -> Params:
-    """Parameters of an MLP from O numbers to A; `scale` [O] is what observations are divided by.
-    The key within "hidden" names the activation, since policy_fn gets parameters but no config.
+    """An MLP: {"scale": [O], "hidden": {activation: layers}, "output": layer, "value": dueling's}.
+    Observations are divided by `scale`. The activation is named, as policy_fn gets no config.
     Optimistic initial values (for bandits: Sutton & Barto 2018, section 2.6): each Q begins near
     its upper bound (hence gain 0.01), if that is known: what was not tried looks better."""
     gain, bias = (0.01, config.q_bound) if config.optimistic and config.q_bound < np.inf else (1, 0)
@@ -376,67 +376,6 @@ def update_round(learner: Learner, batch: Batch, *, config: Config) -> Learner:
     return lax.scan(lambda now, b: (update_fn(now, b, config=config), None), learner, batches)[0]
 
 
-# %% Prioritized replay (Schaul et al. 2016), off unless asked for: what surprised comes more often
-def draw_by_priority(rng: Any, rows: Any, size: int, config: Config, step: int) -> tuple:
-    """Slots of `size` of the N rows, and their weights in the loss, by the errors of last time.
-    P(i) = p_i^alpha / sum_k p_k^alpha; what was never replayed has the largest in memory
-    w_i = (N P(i))^-beta / max_j (N P(j))^-beta, j among those drawn; beta rises to 1 at the end"""
-    p = np.float64(rows["priority"])
-    p = np.minimum(p, np.max(p, where=np.isfinite(p), initial=1e-6)) ** config.priority_exponent
-    probability = p / p.sum()
-    slot = rng.choice(len(rows), size, p=probability)
-    beta = np.interp(step, (0, config.total_steps), (config.importance_exponent, 1))
-    weight = (len(rows) * probability[slot]) ** -beta
-    return slot, weight / weight.max()
-
-
-def prioritize(memory: deque[bytearray], batch: Batch, learner: Learner, config: Config) -> None:
-    """With --prioritized: p_i = |error_i| + 1e-6 after a round (Schaul: before an update)."""
-    if config.prioritized:
-        errors = td_errors(learner.params, learner.target, batch, config=config)
-        for i, p in zip(batch.slot, np.abs(errors) + 1e-6, strict=True):
-            np.frombuffer(memory[i], row_type(config.sizes[0]))["priority"] = p  # in place
-
-
-# %% Games
-def make_game(config: Config, **kwargs: Any) -> gym.Env:
-    """The game: one vector observed, discrete actions, an end. evaluate skips it for CartPole."""
-    env = gym.make(config.env_id, **kwargs)
-    space, bins = env.action_space, config.action_bins
-    box = isinstance(space, gym.spaces.Box) and space.is_bounded()
-    if box and bins ** np.prod(space.shape, dtype=float) < 1e6:  # each number has so many bins
-        grid = np.linspace(space.low.ravel(), space.high.ravel(), bins, dtype=space.dtype)
-        table = np.array([*itertools.product(*grid.T)]).reshape(-1, *space.shape)
-        env = gym.wrappers.TransformAction(env, table.__getitem__, gym.spaces.Discrete(len(table)))
-    env = gym.wrappers.FlattenObservation(env)
-    return env if getattr(env.spec, "max_episode_steps", 0) else gym.wrappers.TimeLimit(env, 1_000)
-
-
-def evaluate(params: Any, episodes: int, purpose: str = "report", *, config: Config) -> np.ndarray:
-    """Returns of greedy episodes or, without parameters, random ones; fresh for each seed and
-    purpose; [episodes]. Raises FloatingPointError if the parameters are not finite."""
-    if not all(np.isfinite(leaf).all() for leaf in tree.leaves(params)):
-        raise FloatingPointError("parameters not finite: bad game, or too high a --learning-rate")
-    games = [partial(make_game, config)] * episodes
-    quick = config.env_id == "CartPole-v1"  # Gymnasium plays many at once, without wrappers
-    envs = gym.make_vec(config.env_id, episodes) if quick else gym.vector.SyncVectorEnv(games)
-    rng = np.random.default_rng(derive_seed(config.seed, f"{purpose} actions"))
-    obs, _ = envs.reset(seed=derive_seed(config.seed, purpose))
-    n_actions = config.sizes[-1]
-    returns, running = np.zeros(episodes), np.ones(episodes, bool)
-    while running.any():  # each game's first episode counts; what it plays after that does not
-        actions = policy_fn(None, params, obs) if params else random_policy_fn(rng, obs, n_actions)
-        obs, rewards, terminated, truncated, _ = envs.step(np.asarray(actions))
-        returns += np.where(running, rewards, 0)
-        running &= ~(terminated | truncated)
-    return returns
-
-
-def solved(returns: np.ndarray, config: Config) -> bool:
-    """Whether the mean of N fresh returns reaches the goal; it errs by about std / sqrt(N)."""
-    return bool(returns.mean() >= config.target_return)
-
-
 # %% Training: act, remember, learn, evaluate
 class History(NamedTuple):  # what happened during training
     lengths: list[int]  # of the episodes, in environment steps
@@ -482,10 +421,71 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
                 chosen, chosen_score = agent, score
             mean = np.mean([*env.return_queue][-100:] or np.nan)  # of recent episodes
             bar.postfix = f"epsilon {epsilon:.2f}, return {mean:.4g}, greedy {score:.4g}"
-            if step == config.total_steps or config.early_stop and solved(returns, config):
+            if step == config.total_steps or (config.early_stop and solved(returns, config)):
                 bar.total = step  # so that a bar stopped early ends full
                 break
     return chosen, History([*env.length_queue], [*env.return_queue], evaluations, chosen_score)
+
+
+# %% Prioritized replay (Schaul et al. 2016), off unless asked for: what surprised comes more often
+def draw_by_priority(rng: Any, rows: Any, size: int, config: Config, step: int) -> tuple:
+    """Slots of `size` of the N rows, and their weights in the loss, by the errors of last time.
+    P(i) = p_i^alpha / sum_k p_k^alpha. A row never replayed has the largest p in the memory.
+    w_i = (N P(i))^-beta / max_j (N P(j))^-beta, j of all drawn; beta rises to 1 at the end."""
+    p = np.float64(rows["priority"])
+    p = np.minimum(p, np.max(p, where=np.isfinite(p), initial=1e-6))  # inf: never replayed
+    probability = p**config.priority_exponent / np.sum(p**config.priority_exponent)
+    slot = rng.choice(len(rows), size, p=probability)
+    beta = np.interp(step, (0, config.total_steps), (config.importance_exponent, 1))
+    weight = (len(rows) * probability[slot]) ** -beta
+    return slot, weight / weight.max()
+
+
+def prioritize(memory: deque[bytearray], batch: Batch, learner: Learner, config: Config) -> None:
+    """With --prioritized: p_i = |error_i| + 1e-6 after a round (Schaul: before an update)."""
+    if config.prioritized:
+        errors = td_errors(learner.params, learner.target, batch, config=config)
+        for i, p in zip(batch.slot, np.abs(errors) + 1e-6, strict=True):
+            np.frombuffer(memory[i], row_type(config.sizes[0]))["priority"] = p  # in place
+
+
+# %% Games: what is played, and how an agent is scored
+def make_game(config: Config, **kwargs: Any) -> gym.Env:
+    """The game: one vector observed, discrete actions, an end. evaluate skips it for CartPole."""
+    env = gym.make(config.env_id, **kwargs)
+    space, bins = env.action_space, config.action_bins
+    box = isinstance(space, gym.spaces.Box) and space.is_bounded()
+    if box and bins ** np.prod(space.shape, dtype=float) < 1e6:  # each number has so many bins
+        grid = np.linspace(space.low.ravel(), space.high.ravel(), bins, dtype=space.dtype)
+        table = np.array([*itertools.product(*grid.T)]).reshape(-1, *space.shape)
+        env = gym.wrappers.TransformAction(env, table.__getitem__, gym.spaces.Discrete(len(table)))
+    env = gym.wrappers.FlattenObservation(env)
+    return env if getattr(env.spec, "max_episode_steps", 0) else gym.wrappers.TimeLimit(env, 1_000)
+
+
+def evaluate(params: Any, episodes: int, purpose: str = "report", *, config: Config) -> np.ndarray:
+    """Returns of greedy episodes or, without parameters, random ones; fresh for each seed and
+    purpose; [episodes]. Raises FloatingPointError if the parameters are not finite."""
+    if not all(np.isfinite(leaf).all() for leaf in tree.leaves(params)):
+        raise FloatingPointError("parameters not finite: bad game, or too high a --learning-rate")
+    games = [partial(make_game, config)] * episodes
+    quick = config.env_id == "CartPole-v1"  # Gymnasium plays many at once, without wrappers
+    envs = gym.make_vec(config.env_id, episodes) if quick else gym.vector.SyncVectorEnv(games)
+    rng = np.random.default_rng(derive_seed(config.seed, f"{purpose} actions"))
+    obs, _ = envs.reset(seed=derive_seed(config.seed, purpose))
+    n_actions = config.sizes[-1]
+    returns, running = np.zeros(episodes), np.ones(episodes, bool)
+    while running.any():  # each game's first episode counts; what it plays after that does not
+        actions = policy_fn(None, params, obs) if params else random_policy_fn(rng, obs, n_actions)
+        obs, rewards, terminated, truncated, _ = envs.step(np.asarray(actions))
+        returns += np.where(running, rewards, 0)
+        running &= ~(terminated | truncated)
+    return returns
+
+
+def solved(returns: np.ndarray, config: Config) -> bool:
+    """Whether the mean of N fresh returns reaches the goal; it errs by about std / sqrt(N)."""
+    return bool(returns.mean() >= config.target_return)
 
 
 # %% Files: each is put in place in one step

@@ -5,7 +5,7 @@
     python tests/mutation.py --only 17    one mutant, with what the tests say
     python tests/mutation.py --options    each option of a run in turn does nothing
 
-A mutant is main.py with one small change in the cells from Network to Training: an operator, a
+A mutant is main.py with one small change in the cells from Network to Games: an operator, a
 number, a condition, a name or a statement; or, in the whole of main.py, an option that keeps its
 default whatever was asked for. It is killed if a test fails. Not part of the test run: a
 hundred mutants take a quarter of an hour.
@@ -30,8 +30,9 @@ CELLS = (
     "# %% Policy",
     "# %% Replay",
     "# %% Learning",
-    "# %% Games",
     "# %% Training",
+    "# %% Prioritized",
+    "# %% Games",
 )
 TESTS = ("network", "replay", "policy", "learning", "games", "training", "config")
 
