@@ -58,11 +58,11 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 
-# %% Configuration: what can be chosen; PRESETS, below it, overrule defaults, for CartPole too
+# %% Configuration: what can be chosen; the defaults are for CartPole, PRESETS for other games
 def option(default: Any, meaning: str, *allowed: Any, group: str = "", equal: bool = True) -> Any:
     """A field of Config, so an option: a new idea starts here. allowed: a range, or words."""
     about = {"meaning": meaning, "allowed": allowed, "group": group}
-    return field(default=default, metadata=about, compare=equal)  # False: == ignores it
+    return field(default=default, metadata=about, compare=equal)  # False: == and jit ignore it
 
 
 @dataclass(frozen=True, init=False)
@@ -88,7 +88,7 @@ class Config:
     eval_every: int = option(512, "environment steps between greedy evaluations", 1, 1e9)
     eval_episodes: int = option(100, "episodes of an evaluation", 1, 1e4)
     target_return: float = option(np.inf, "goal for the mean; by default, the game's", -1e9, np.inf)
-    confirm_episodes: int = option(2_000, "fresh episodes to confirm it", 1, 1e5)
+    confirm_episodes: int = option(4_000, "fresh episodes to confirm it", 1, 1e5)
     early_stop: bool = option(True, "stop as soon as it is confirmed")
     agent: str = option("target", "network to evaluate and hand in", "online", "target")
     keep_best: bool = option(True, "hand in the best-evaluated parameters, not the last")
@@ -100,24 +100,24 @@ class Config:
     max_reward: float = option(np.inf, "best reward of a step; it bounds Q-values", -1e9, np.inf)
     epsilon_start: float = option(1.0, "first share of random actions", 0, 1, group="Policy")
     epsilon_end: float = option(0.05, "last share of random actions", 0, 1)
-    epsilon_decay: float = option(2500.0, "steps of a linear fall; or time constant", 1, 1e9)
+    epsilon_decay: float = option(1500.0, "steps of a linear fall; or time constant", 1, 1e9)
     epsilon_schedule: str = option("linear", "how the share falls", "linear", "exponential")
     action_bins: int = option(11, "values for each number of a continuous action", 2, 1000)
     memory_size: int = option(50_000, "transitions in the memory", 1, 1e7, group="Replay")
-    batch_size: int = option(64, "transitions in the batch of one update", 1, 1e5)
+    batch_size: int = option(32, "transitions in the batch of one update", 1, 1e5)
     n_step: int = option(1, "rewards that a transition adds up", 1, 1000)
     clip_rewards: bool = option(False, "learn from rewards clipped to [-1, 1]")
     scale_rewards: bool = option(True, "learn from rewards times 1 - gamma")
     prioritized: bool = option(False, "sample by temporal-difference error (Schaul et al. 2016)")
     priority_exponent: float = option(0.6, "alpha; 0 samples uniformly", 0, 1)
     importance_exponent: float = option(0.4, "beta at first; it rises to 1 at --total-steps", 0, 1)
-    gamma: float = option(0.98, "discount of the next reward", 0, 0.9999, group="Learning")
+    gamma: float = option(0.99, "discount of the next reward", 0, 0.9999, group="Learning")
     double: bool = option(True, "Double DQN target (van Hasselt et al. 2016)")
     bound_targets: bool = option(True, "cap targets at 3 times the upper bound of Q-values")
     tau: float = option(0.03, "share of the network that goes into its target copy", 1e-6, 1)
     target_period: int = option(1, "updates of the network for one of its target copy", 1, 1e6)
     loss: str = option("huber", "of the temporal-difference error", "huber", "squared")
-    learning_rate: float = option(2e-3, "of Adam", 1e-9, 1)
+    learning_rate: float = option(6e-3, "of Adam", 1e-9, 1)
     decay_learning_rate: bool = option(True, "let it fall linearly to 0 over --total-steps")
     weight_decay: float = option(0.0, "makes Adam AdamW; 0 is off", 0, 1)
     amsgrad: bool = option(False, "AMSGrad variant of Adam")
@@ -132,16 +132,17 @@ class Config:
         vars(self).update(sizes=layer_sizes(self), q_bound=q_bound)
 
 
-PRESETS = {  # what a game wants otherwise, by its name; goals are stricter than Gymnasium's
-    "CartPole-v1": "--max-reward 1 --target-return 500 --gamma 0.99 --epsilon-decay 1500 "
-    "--batch-size 32 --learning-rate 0.006 --confirm-episodes 4000",
+PRESETS = {  # what a game wants otherwise, by its name; goals stricter than Gymnasium's, if any
+    "CartPole-v1": "--max-reward 1 --target-return 500",
+    "other games": "--gamma 0.98 --batch-size 64 --learning-rate 0.002 --epsilon-decay 2500 "
+    "--confirm-episodes 2000",  # and then, for one of these:
     "Acrobot-v1": "--max-reward 0 --target-return -72 --hidden 64 64 64 --epsilon-decay 5000 "
     "--eval-every 8192 --confirm-episodes 200",
     "MountainCar-v0": "--max-reward -1 --target-return -100 --hidden 64 64 64 --tau 0.01 "
     "--epsilon-decay 10000 --eval-every 2048 --confirm-episodes 400",
     "Pendulum-v1": "--max-reward 0 --target-return -165 --tau 0.01 --epsilon-decay 5000 "
     "--total-steps 20000 --eval-every 5000 --no-early-stop --no-keep-best",
-    # Mnih et al. 2015, but shorter; not theirs: Adam, rate, network, weights, time limits, stop:
+    # Mnih et al. 2015, but shorter; not theirs: Adam, rate, network, first weights, time limits:
     "vanilla": "--no-double --n-step 1 --tau 1 --target-period 500 --activation relu "
     "--no-normalize --no-optimistic --no-bound-targets --no-scale-rewards --clip-rewards "
     "--train-every 4 --updates 1 --batch-size 32 --gamma 0.99 --learning-rate 0.002 "
@@ -259,7 +260,7 @@ def remember(memory: deque[bytearray], *transition: Any) -> None:
 
 
 def sample_batch(rng: Any, memory: deque, batch_size: int, config: Config, step: int = 0) -> Batch:
-    """Draws with replacement; `train` asks for a round's batches at once: joining is a copy."""
+    """Draws with replacement; `train` asks for a whole round's, as joining copies the memory."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
     if config.prioritized:  # then not uniformly, and weighted
@@ -337,8 +338,7 @@ def td_error(params: Params, target: Params, t: Batch, *, config: Config) -> Arr
         y = r + discount * Q(s', argmax_a' Q(s', a'; params); target)
     Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target). Then y <- min(y, 3 q_bound): Q,
     learned from itself, may run away (Sutton & Barto 2018, 11.3; cf. Andrychowicz et al. 2017)."""
-    chex.assert_equal_shape([t.obs, t.next_obs])
-    chex.assert_shape([t.action, t.reward, t.discount], ())
+    chex.assert_rank([t.obs, t.next_obs, t.action, t.reward, t.discount], [1, 1, 0, 0, 0])
     next_action = jnp.argmax(q_values(params if config.double else target, t.next_obs))
     y = t.reward + t.discount * q_values(target, t.next_obs)[next_action]
     y = jnp.minimum(y, 3 * config.q_bound) if config.bound_targets else y  # 3: 1 learns slower
@@ -442,7 +442,7 @@ def draw_by_priority(rng: Any, rows: Any, size: int, config: Config, step: int) 
 
 
 def prioritize(memory: deque[bytearray], batch: Batch, learner: Learner, config: Config) -> None:
-    """With --prioritized: p_i = |error_i| + 1e-6 after a round (Schaul: before an update)."""
+    """With --prioritized: p_i = |error_i| + 1e-6 after a round (in the paper, at each update)."""
     if config.prioritized:
         errors = td_errors(learner.params, learner.target, batch, config=config)
         for i, p in zip(batch.slot, np.abs(errors) + 1e-6, strict=True):
@@ -532,19 +532,19 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
             raise ValueError(f"its checksum is wrong, or it is larger than {MAX_BYTES} bytes")
         args = [x for _, x, _ in itertools.islice(pickletools.genops(data), MAX_INSTRUCTIONS)]
         strings = [x[:MAX_WORD] for x in args if isinstance(x, str)]
-        arrays = [x for x in args if isinstance(x, bytes) and x != b"b"]  # NumPy's own is b"b"
+        arrays = [x for x in args if isinstance(x, bytes) and x != b"b"]  # b"b" is no array
         env_id, options = (strings[strings.index(name) + 1] for name in ("env_id", "options"))
         if env_id not in ([config.env_id] if config else gym.registry):
             raise ValueError(f"it is for the game {env_id}, which is not --env-id, or not known")
         bins = [f"--action-bins={config.action_bins}"] if config else []  # as they will be played
-        known = [x for x in shlex.split(options) if not x.startswith("--compare")]  # takes the rest
+        known = [x for x in shlex.split(options) if x[:9] != "--compare"]  # takes all that follows
         like = init_params(Config([*known, f"--env-id={env_id}", *bins]))
         stored = tree.unflatten(tree.structure(like), arrays)  # in the order of save's tree.map
         params = tree.map(lambda x, y: np.frombuffer(y, "<f4").reshape(x.shape), like, stored)
         if not all(np.isfinite(x).all() for x in tree.leaves(params)) or any(params["scale"] <= 0):
             raise ValueError("its numbers are not finite, or its scale is not positive")
         return params
-    except Exception as error:  # the frame of refusing() would keep the data
+    except Exception as error:  # `refusing` would keep the data in memory
         raise BadInput(f"{path} cannot be used: {error}") from None
 
 
@@ -728,7 +728,8 @@ def parse_options(options: str | list[str]) -> dict[str, Any]:
     asked = (parser := make_parser()).parse_args(words)
     goal = getattr(gym.registry.get(asked.env_id), "reward_threshold", None)
     parser.set_defaults(target_return=np.inf if goal is None else float(goal))
-    names = [asked.env_id, *(name for name in ("vanilla", "steady") if getattr(asked, name))]
+    names = [asked.env_id] if asked.env_id == Config.env_id else ["other games", asked.env_id]
+    names += [name for name in ("vanilla", "steady") if getattr(asked, name)]
     preset = " ".join(PRESETS.get(name, "") for name in names).split()
     values = vars(parser.parse_args([*preset, *words]))
     for flag, f in OPTIONS.items():
@@ -827,11 +828,10 @@ def main(options: str | list[str] = "") -> int:
         return 2
     except BrokenPipeError:  # whoever read our output has gone
         return 0
-    except Exception as error:
+    except Exception as e:
         if sys.flags.dev_mode:
             raise
-        text = f"{type(error).__name__}: {BadInput(error)} (python -X dev main.py shows where)"
-        print(f"main.py: {text}", file=sys.stderr)
+        print(f"main.py: {type(e).__name__}: {BadInput(e)} (try python -X dev)", file=sys.stderr)
         return 1
 
 
