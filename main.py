@@ -134,8 +134,7 @@ class Config:
 
 PRESETS = {  # what a game wants otherwise, by its name; goals stricter than Gymnasium's, if any
     "CartPole-v1": "--max-reward 1 --target-return 500",
-    "other games": "--gamma 0.98 --batch-size 64 --learning-rate 0.002 --epsilon-decay 2500 "
-    "--confirm-episodes 2000",  # and then, for one of these:
+    "other games": "--gamma 0.98 --batch-size 64 --learning-rate 0.002 --confirm-episodes 2000",
     "Acrobot-v1": "--max-reward 0 --target-return -72 --hidden 64 64 64 --epsilon-decay 5000 "
     "--eval-every 8192 --confirm-episodes 200",
     "MountainCar-v0": "--max-reward -1 --target-return -100 --hidden 64 64 64 --tau 0.01 "
@@ -416,12 +415,13 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
             returns = evaluate(agent, config.eval_episodes, f"evaluation {step}", config=config)
             if config.early_stop and solved(returns, config):  # one good mean may be luck
                 returns = evaluate(agent, config.confirm_episodes, f"confirm {step}", config=config)
+            done = step == config.total_steps or (config.early_stop and solved(returns, config))
             evaluations.append((step, score := float(returns.mean())))
             if score > chosen_score or not config.keep_best:
                 chosen, chosen_score = agent, score
             mean = np.mean([*env.return_queue][-100:] or np.nan)  # of recent episodes
             bar.postfix = f"epsilon {epsilon:.2f}, return {mean:.4g}, greedy {score:.4g}"
-            if step == config.total_steps or (config.early_stop and solved(returns, config)):
+            if done:
                 bar.total = step  # so that a bar stopped early ends full
                 break
     return chosen, History([*env.length_queue], [*env.return_queue], evaluations, chosen_score)
