@@ -90,12 +90,12 @@ class Config:
     target_return: float = option(np.inf, "goal for the mean; by default, the game's", -1e9, np.inf)
     confirm_episodes: int = option(4_000, "fresh episodes to confirm it", 1, 1e5)
     early_stop: bool = option(True, "stop as soon as it is confirmed")
-    agent: str = option("target", "network to evaluate and hand in", "online", "target")
+    network: str = option("target", "which one to evaluate and hand in", "online", "target")
     keep_best: bool = option(True, "hand in the best-evaluated parameters, not the last")
     hidden: tuple[int, ...] = option((64, 64), "sizes of hidden layers", 1, 1024, group="Network")
     activation: str = option("silu", "of the hidden layers", "relu", "silu", "tanh")
     dueling: bool = option(False, "Q = V + advantage - its mean (Wang et al. 2016)")
-    normalize: bool = option(True, "divide observations by 1.5 standard deviations of the warm-up")
+    scale_observations: bool = option(True, "divide by 1.5 standard deviations of the warm-up's")
     optimistic: bool = option(True, "start with Q-values at their upper bound, if it is known")
     max_reward: float = option(np.inf, "best reward of a step; it bounds Q-values", -1e9, np.inf)
     epsilon_start: float = option(1.0, "first share of random actions", 0, 1, group="Policy")
@@ -124,7 +124,7 @@ class Config:
     clip_value: float = option(0.0, "clip each number of a gradient to this; 0 is off", 0, 1e9)
     clip_norm: float = option(0.0, "clip a gradient's global norm to this; 0 is off", 0, 1e9)
     sizes: tuple[int, ...] = ()  # of all layers, from O to A; follows from the options
-    q_bound: float = np.inf  # no true Q is higher: max_reward / (1 - gamma) as learned, or 0
+    q_bound: float = np.inf  # no true Q is higher; 1 in CartPole, 0 where each step costs
 
     def __init__(self, options: str | list[str] = "") -> None:
         vars(self).update(parse_options(options))  # as a frozen dataclass refuses self.x = ...
@@ -143,9 +143,9 @@ PRESETS = {  # what a game wants otherwise, by its name; goals stricter than Gym
     "--total-steps 20000 --eval-every 5000 --no-early-stop --no-keep-best",
     # Mnih et al. 2015, but shorter; not theirs: Adam, rate, network, first weights, time limits:
     "vanilla": "--no-double --n-step 1 --tau 1 --target-period 500 --activation relu "
-    "--no-normalize --no-optimistic --no-bound-targets --no-scale-rewards --clip-rewards "
+    "--no-scale-observations --no-optimistic --no-bound-targets --no-scale-rewards --clip-rewards "
     "--train-every 4 --updates 1 --batch-size 32 --gamma 0.99 --learning-rate 0.002 "
-    "--no-decay-learning-rate --epsilon-end 0.1 --epsilon-decay 2500 --agent online",
+    "--no-decay-learning-rate --epsilon-end 0.1 --epsilon-decay 2500 --network online",
     "steady": "--no-early-stop --no-keep-best --gamma 0.998 --n-step 5 --epsilon-end 0.1 "
     "--epsilon-decay 5000 --learning-rate 0.0015 --tau 0.002 --updates 64 --batch-size 64",
 }
@@ -188,7 +188,7 @@ def dense(layer: Params, x: Array) -> Array:
 
 
 def q_values(params: Params, obs: Any) -> Array:
-    """Q(s, a) for each action a: [..., O] -> [..., A]. With dueling heads, of one layer each,
+    """Q(s, a), times 1 - gamma if rewards are: [..., O] -> [..., A]. With dueling heads,
     Q(s, a) = V(s) + advantage(s, a) - mean_a' advantage(s, a') (Wang et al. 2016)."""
     x = obs / lax.stop_gradient(params["scale"])  # measured, not learned
     [(activation, layers)] = params["hidden"].items()  # its one entry
@@ -402,7 +402,7 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
         obs = env.reset()[0] if terminated or truncated else next_obs
 
         # Learn.
-        if step == config.warmup_steps and config.normalize:
+        if step == config.warmup_steps and config.scale_observations:
             learner = measure_scale(learner, memory, config)
         if step >= config.warmup_steps and step % config.train_every == 0:
             batch = sample_batch(rng, memory, config.updates * config.batch_size, config, step)
@@ -411,7 +411,7 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
 
         # Evaluate.
         if step % config.eval_every == 0 or step == config.total_steps:
-            agent = learner.target if config.agent == "target" else learner.params
+            agent = learner.target if config.network == "target" else learner.params
             returns = evaluate(agent, config.eval_episodes, f"evaluation {step}", config=config)
             if config.early_stop and solved(returns, config):  # one good mean may be luck
                 returns = evaluate(agent, config.confirm_episodes, f"confirm {step}", config=config)
@@ -484,7 +484,7 @@ def evaluate(params: Any, episodes: int, purpose: str = "report", *, config: Con
 
 
 def solved(returns: np.ndarray, config: Config) -> bool:
-    """Whether the mean of N fresh returns reaches the goal; it errs by about std / sqrt(N)."""
+    """Whether the mean of N fresh returns reaches the goal. (No failure in N: rate below 3 / N.)"""
     return bool(returns.mean() >= config.target_return)
 
 
@@ -532,12 +532,12 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
             raise ValueError(f"its checksum is wrong, or it is larger than {MAX_BYTES} bytes")
         args = [x for _, x, _ in itertools.islice(pickletools.genops(data), MAX_INSTRUCTIONS)]
         strings = [x[:MAX_WORD] for x in args if isinstance(x, str)]
-        arrays = [x for x in args if isinstance(x, bytes) and x != b"b"]  # b"b" is no array
+        arrays = [x for x in args if isinstance(x, bytes) and x != b"b"]  # b"b": a placeholder
         env_id, options = (strings[strings.index(name) + 1] for name in ("env_id", "options"))
         if env_id not in ([config.env_id] if config else gym.registry):
             raise ValueError(f"it is for the game {env_id}, which is not --env-id, or not known")
         bins = [f"--action-bins={config.action_bins}"] if config else []  # as they will be played
-        known = [x for x in shlex.split(options) if x[:9] != "--compare"]  # takes all that follows
+        known = [x for x in shlex.split(options) if x[:9] != "--compare"]  # it swallows the rest
         like = init_params(Config([*known, f"--env-id={env_id}", *bins]))
         stored = tree.unflatten(tree.structure(like), arrays)  # in the order of save's tree.map
         params = tree.map(lambda x, y: np.frombuffer(y, "<f4").reshape(x.shape), like, stored)
@@ -650,13 +650,13 @@ def study_figure(study: dict[str, list[np.ndarray]], config: Config) -> Figure:
     """The share of seeds solved against steps (a data profile: More & Wild 2009); the share
     of episodes with a higher return (Agarwal et al. 2021); for each seed its success and a box."""
     figure, goal = Figure(figsize=(12, 10), dpi=100, layout="constrained"), config.target_return
-    share, spread, success, box = figure.subplot_mosaic("AB;CC;DD").values()
+    share, above, success, box = figure.subplot_mosaic("AB;CC;DD").values()
     for i, (name, (ends, _, returns)) in enumerate(study.items()):
         look = {"color": f"C{i % 10}", "ls": "-" if i < 10 else "--"}
         dots = {"marker": ".", "ls": "", **dict.fromkeys(("color", "mec", "mfc"), look["color"])}
         seeds = config.seed + np.arange(len(ends)) + 0.8 * i / len(study)
         share.ecdf(np.where([solved(r, config) for r in returns], ends, np.inf), label=name, **look)
-        spread.ecdf(returns.ravel(), complementary=True, **look)
+        above.ecdf(returns.ravel(), complementary=True, **look)
         success.plot(seeds, (returns >= goal).mean(axis=1), **dots)
         lines = {f"{part}props": look for part in ("box", "whisker", "cap", "median")}
         lines |= {"meanprops": dots, "flierprops": dots | {"ms": 2}, "manage_ticks": False}
@@ -664,7 +664,7 @@ def study_figure(study: dict[str, list[np.ndarray]], config: Config) -> Figure:
     share.set(xlabel="environment steps", ylabel="share of seeds solved", ylim=(-0.05, 1.05))
     share.set_xscale("log", base=2)
     share.axvline(config.total_steps, color="0.8")  # the budget
-    spread.set(xlabel="return, all seeds", ylabel="share of episodes with more", ylim=(-0.05, 1.05))
+    above.set(xlabel="return, all seeds", ylabel="share of episodes with more", ylim=(-0.05, 1.05))
     ticks = range(config.seed, config.seed + config.seeds, 1 + config.seeds // 10)
     place = {"xlabel": "seed", "xticks": ticks, "xticklabels": ticks}
     success.set(ylabel=f"share of episodes\nof {goal:g} or more", ylim=(-0.05, 1.05), **place)

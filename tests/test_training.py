@@ -45,7 +45,7 @@ gym.register("TwoSteps-v0", TwoSteps)
 
 def q_values_after_training(words, states):
     base = "--total-steps 1500 --warmup-steps 200 --hidden 32 --eval-every 1500 --eval-episodes 3"
-    config = Config(f"{base} --no-normalize --no-early-stop --gamma 0.5 {words}")
+    config = Config(f"{base} --no-scale-observations --no-early-stop --gamma 0.5 {words}")
     params, _ = main.train(config, quiet=True)
     return main.q_values(params, np.float32(states)[:, None]) / (1 - 0.5)  # rewards are scaled
 
@@ -67,7 +67,7 @@ def test_what_happened_is_remembered_as_it_happened(monkeypatch):
     monkeypatch.setattr(main, "remember", lambda memory, *step: kept.append(step))
     monkeypatch.setattr(main, "update_round", lambda learner, batch, config: learner)
     monkeypatch.setattr(main, "sample_batch", lambda *a: None)
-    main.train(Config(f"{TINY} --env-id Corridor-v0 --no-normalize"), quiet=True)
+    main.train(Config(f"{TINY} --env-id Corridor-v0 --no-scale-observations"), quiet=True)
     obs, action, reward, terminated, truncated, next_obs = (
         np.ravel(x).tolist() for x in zip(*kept[:10], strict=True)
     )
@@ -151,7 +151,7 @@ def test_the_online_network_acts_and_the_one_asked_for_is_evaluated(agent, monke
     monkeypatch.setattr(main, "update_round", watch)
     monkeypatch.setattr(main, "action_fn", watch_action)
     monkeypatch.setattr(main, "evaluate", fake)
-    params, _ = main.train(Config(f"{TINY} --agent {agent} --no-keep-best"), quiet=True)
+    params, _ = main.train(Config(f"{TINY} --network {agent} --no-keep-best"), quiet=True)
     assert params is played[-1][0]
     assert len(learners) == 5
     assert all(params is learners[n - 1].params for n, params in acted if n)
@@ -162,7 +162,7 @@ def test_the_online_network_acts_and_the_one_asked_for_is_evaluated(agent, monke
 def test_the_scale_is_measured_once_and_can_be_off():
     params, _ = main.train(Config(TINY), quiet=True)
     assert np.all(params["scale"] != 1)
-    params, _ = main.train(Config(f"{TINY} --no-normalize"), quiet=True)
+    params, _ = main.train(Config(f"{TINY} --no-scale-observations"), quiet=True)
     assert np.all(params["scale"] == 1)
 
 
