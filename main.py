@@ -60,7 +60,7 @@ from tqdm import tqdm
 
 # %% Configuration: what can be chosen; the defaults are for CartPole, PRESETS for other games
 def option(default: Any, meaning: str, *allowed: Any, group: str = "", equal: bool = True) -> Any:
-    """A field of Config, so an option: a new idea starts here. allowed: a range, or words."""
+    """A field of Config, so an option; it acts where config.x is read. allowed: a range, or words."""
     about = {"meaning": meaning, "allowed": allowed, "group": group}
     return field(default=default, metadata=about, compare=equal)  # False: == and jit ignore it
 
@@ -124,7 +124,7 @@ class Config:
     clip_value: float = option(0.0, "clip each number of a gradient to this; 0 is off", 0, 1e9)
     clip_norm: float = option(0.0, "clip a gradient's global norm to this; 0 is off", 0, 1e9)
     sizes: tuple[int, ...] = ()  # of all layers, from O to A; follows from the options
-    q_bound: float = np.inf  # no true Q is higher; 1 in CartPole, 0 where each step costs
+    q_bound: float = np.inf  # no true Q is higher: CartPole's 1, as scaled; 0 if each step costs
 
     def __init__(self, options: str | list[str] = "") -> None:
         vars(self).update(parse_options(options))  # as a frozen dataclass refuses self.x = ...
@@ -379,7 +379,7 @@ def update_round(learner: Learner, batch: Batch, *, config: Config) -> Learner:
 class History(NamedTuple):  # what happened during training
     lengths: list[int]  # of the episodes, in environment steps
     returns: list[float]  # of the episodes
-    evaluations: list[tuple[int, float]]  # environment step, mean greedy return
+    evaluations: list[tuple[int, float]]  # step, mean greedy return (confirming, if any)
     score: float  # mean greedy return of what was chosen; if the best of many, biased upwards
 
 
@@ -484,7 +484,7 @@ def evaluate(params: Any, episodes: int, purpose: str = "report", *, config: Con
 
 
 def solved(returns: np.ndarray, config: Config) -> bool:
-    """Whether the mean of N fresh returns reaches the goal. (No failure in N: rate below 3 / N.)"""
+    """Whether the mean of N fresh returns reaches the goal, if by luck: see confirm_episodes."""
     return bool(returns.mean() >= config.target_return)
 
 
