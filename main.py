@@ -60,7 +60,7 @@ from tqdm import tqdm
 
 # %% Configuration: what can be chosen; the defaults are for CartPole, PRESETS for other games
 def option(default: Any, meaning: str, *allowed: Any, group: str = "", equal: bool = True) -> Any:
-    """A field of Config, so an option; it acts where config.x is read. allowed: a range, or words."""
+    """A field of Config, so an option; it acts where config.x is read. allowed: range, or words."""
     about = {"meaning": meaning, "allowed": allowed, "group": group}
     return field(default=default, metadata=about, compare=equal)  # False: == and jit ignore it
 
