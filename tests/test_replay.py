@@ -124,15 +124,17 @@ def test_prioritised_probabilities_and_weights_equal_the_ones_worked_by_hand():
 def test_priorities_are_the_errors_of_what_was_learned_from():
     words = "--prioritized --priority-exponent 1 --gamma 0.5 --no-scale-rewards --no-optimistic"
     config = Config(words)
-    memory = remembered(step(i, reward=0.0, terminated=True) for i in range(5))
-    learner = main.new_learner(config)
+    steps = [step(i, reward=0.0) for i in range(5)]
+    memory, learner = remembered(steps), main.new_learner(config)
     learner = learner._replace(target=main.init_params(Config(f"{words} --seed 1")))  # not its own
     batch = main.sample_batch(np.random.default_rng(0), memory, 200, config)
     main.prioritize(memory, batch, learner, config)
     again = main.sample_batch(np.random.default_rng(0), memory, 50_000, config)
-    obs = np.float32([step(i)[0] for i in range(5)])
+    obs, next_obs = (np.float32([x[k] for x in steps]) for k in (0, 5))
     q = np.asarray(main.q_values(learner.params, obs))[np.arange(5), np.arange(5) % 2]
-    errors = np.abs(0.0 - q)
+    chosen = np.argmax(main.q_values(learner.params, next_obs), axis=1)
+    y = 0.5 * np.asarray(main.q_values(learner.target, next_obs))[np.arange(5), chosen]
+    errors = np.abs(np.minimum(y, 3 * config.q_bound) - q)
     shares = np.bincount(again.obs[:, 0].astype(int), minlength=5) / 50_000
     assert shares == pytest.approx(errors / errors.sum(), abs=0.01)
 
