@@ -76,7 +76,7 @@ def remembered(steps):
     """A memory of these steps: (obs, action, reward, terminated, truncated, next_obs)."""
     memory = deque()
     for step in steps:
-        main.remember(memory, *step)
+        main.remember(memory, step)
     return memory
 
 

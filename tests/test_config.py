@@ -23,7 +23,7 @@ from main import Config
         "--gamma 0.9 --compare '--gamma 7'", "--loss huber --compare '--loss cubic'",
         "--compare \"'x\"", "--compare --vanilla --out=x", "--compare '--env-id Acrobot-v1'",
         "--compare '--seed 3' --vanilla", "--env-id Nowhere-v0",
-        "--hidden 1024 1024 1024 1024 1024 1024",
+        "--hidden 1024 1024 1024 1024 1024 1024", "--hidden" + 2400 * " 1",
     ],
 )  # fmt: skip
 def test_what_is_not_allowed_is_refused_with_one_line_that_names_the_option(words, capsys):

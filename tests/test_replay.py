@@ -40,7 +40,7 @@ def test_a_sample_holds_whole_transitions_and_covers_the_memory():
 def test_the_memory_forgets_the_oldest():
     memory = deque(maxlen=10)
     for i in range(25):
-        main.remember(memory, *step(i))
+        main.remember(memory, step(i))
     batch = main.sample_batch(np.random.default_rng(0), memory, 1000, Config(RAW))
     assert set(batch.obs[:, 0].astype(int)) == set(range(15, 25))
 

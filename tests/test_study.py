@@ -1,6 +1,7 @@
 """The study: its runs one after the other; rows as they come; figures that say what they show."""
 
 import csv
+import re
 
 import imageio.v3 as iio
 import numpy as np
@@ -129,6 +130,20 @@ def test_other_options_are_other_rows_and_nothing_is_lost(agents, tmp_path):
         text = main.run_study(Config(f"{words} --out '{tmp_path}'"))
     assert len(rows(tmp_path)) == 5
     assert table(text)["default"]["solved"] == "0/2"
+
+
+@pytest.mark.parametrize("damage", [b"x", b"", b"\xff"])
+def test_a_damaged_row_is_refused_by_a_line_that_names_the_file(agents, tmp_path, capsys, damage):
+    agents([100] * 2, [[1, 2]] * 2)
+    words = f"--seeds 2 --out '{tmp_path}'"
+    assert main.main(words) == 0
+    path = tmp_path / "study.csv"
+    path.write_bytes(path.read_bytes().replace(b"1,100,", b"1," + damage + b",", 1))
+    damaged = path.read_bytes()
+    capsys.readouterr()
+    assert main.main(words) == 2
+    assert re.match(r"main.py: .*study\.csv must ", capsys.readouterr().err.splitlines()[-1])
+    assert path.read_bytes() == damaged
 
 
 def test_an_interval_holds_the_truth_as_often_as_it_says():

@@ -64,7 +64,7 @@ def test_training_carries_a_reward_back_through_time(words):
 def test_what_happened_is_remembered_as_it_happened(monkeypatch):
     """The true last observation of an episode; the first of the next; raw rewards."""
     kept = []
-    monkeypatch.setattr(main, "remember", lambda memory, *step: kept.append(step))
+    monkeypatch.setattr(main, "remember", lambda memory, step: kept.append(step))
     monkeypatch.setattr(main, "update_round", lambda learner, batch, config: learner)
     monkeypatch.setattr(main, "sample_batch", lambda *a: None)
     main.train(Config(f"{TINY} --env-id Corridor-v0 --no-scale-observations"), quiet=True)
@@ -272,7 +272,7 @@ def test_solved_means_the_same_to_training_to_the_report_and_to_a_study(
     monkeypatch.setattr(main, "evaluate", lambda p, episodes, *a, **k: np.full(episodes, 0.25))
     goal = 0.25 if enough else 0.2500001
     options = f"{TINY} --target-return {goal} --out '{tmp_path}'"
-    assert main.solved(np.full(9, 0.25), Config(options)) is enough
+    assert main.solved(np.full(9, 0.25), Config(options)) == enough
     _, history = main.train(Config(options), quiet=True)
     assert history.evaluations[-1][0] == (100 if enough else 300)
     report = main.run(Config(options))
