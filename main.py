@@ -8,7 +8,7 @@ soft target network, optimism, scaled inputs and rewards, two updates a step.
 
     python main.py                          train; params.pkl, GIFs, figure, zip
     python main.py --evaluate params.pkl    score trained parameters, agent.gif
-    python main.py --env-id MountainCar-v0 --seed 7 --out runs/7
+    python main.py --env-id MountainCar-v0 --seed 1 --out runs/1
     python main.py --seeds 9 --compare --no-double --vanilla    what ideas buy
 
 The lecture goes from Network to Training; the rest makes a hand-in of it.
@@ -42,7 +42,7 @@ from typing import Any, NamedTuple, NoReturn
 if not hasattr(itertools, "pairwise"):  # which came with 3.10
     sys.exit("main.py needs Python 3.10 or newer")
 if __name__ == "__main__" and "ipykernel" not in sys.modules:  # a program: no window, no sound
-    gc.disable()  # quicker imports: they leave no garbage; enabled again in the last cell
+    gc.disable()  # imports are quicker without looking for garbage; enabled in the last cell
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # enough for networks this small
     os.environ |= {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "MPLBACKEND": "agg"}
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no word about a missing HOME
@@ -59,28 +59,28 @@ from tqdm import tqdm
 
 
 # %% Configuration: what can be chosen; the defaults are for CartPole, PRESETS for other games
-def option(default: Any, meaning: str, *allowed: Any, group: str = "", compare: bool = True) -> Any:
-    """A field of Config that is an option, too: in --help, checked, saved with the parameters. It
-    acts wherever config.its_name is read. allowed: the lowest and highest number, or the words."""
-    about = {"meaning": meaning, "allowed": allowed, "group": group}
-    return field(default=default, metadata=about, compare=compare)  # False: == and jit ignore it
+def option(default: Any, meaning: str, *allowed: Any, group: str = "", counts: bool = True) -> Any:
+    """A field of Config that is an option, too: in --help, checked, saved. It acts where config.x
+    is read. Its type is its default's. allowed: a number's lowest and highest, or all its words."""
+    about = {"meaning": meaning, "allowed": allowed, "group": group}  # group: a heading in --help
+    return field(default=default, metadata=about, compare=counts)  # False: == and jit ignore it
 
 
 @dataclass(frozen=True, init=False)
 class Config:
     """Every choice of a run. Config("--gamma 0.9 --vanilla") is what these words are in a shell.
-    Options overrule presets, presets what a game wants (PRESETS), and that the defaults below. What
-    is not allowed raises BadInput, a ValueError. == ignores the seed, so all seeds compile once."""
+    Later overrules earlier: defaults, the game's in PRESETS, --vanilla, --steady, other options.
+    BadInput, a ValueError, says what is not allowed. == ignores the seed: seeds compile once."""
 
     env_id: str = option("CartPole-v1", "Gymnasium game to play", group="Run")
-    seed: int = option(0, "decides every random number", 0, 4294967295, compare=False)
-    seeds: int = option(1, "study so many seeds, from --seed on", 1, 1000, compare=False)
-    compare: tuple = option((), "last: each word after it is a variant's options", compare=False)
-    evaluate: str = option("", "score this parameter file, do not train", compare=False)
-    out: str = option(".", "folder that receives the files", compare=False)
+    seed: int = option(0, "decides every random number", 0, 4294967295, counts=False)
+    seeds: int = option(1, "study so many seeds, from --seed on", 1, 1000, counts=False)
+    compare: tuple = option((), "last: each word after it is a variant's options", counts=False)
+    evaluate: str = option("", "score this parameter file, do not train", counts=False)
+    out: str = option(".", "folder that receives the files", counts=False)
     report_episodes: int = option(100, "fresh episodes that score an agent", 1, 1e5)
     vanilla: bool = option(False, "preset: near to Mnih et al. 2015")
-    steady: bool = option(False, "preset: train to the end, hand in the last; overrules --vanilla")
+    steady: bool = option(False, "preset: slow, to the end, hands in the last; overrules --vanilla")
     total_steps: int = option(51_200, "steps of training at most", 1, 1e8, group="Training")
     warmup_steps: int = option(512, "random steps before learning starts", 1, 1e8)
     train_every: int = option(64, "environment steps between two rounds of updates", 1, 1e6)
@@ -97,9 +97,9 @@ class Config:
     dueling: bool = option(False, "Q = V + advantage - its mean (Wang et al. 2016)")
     scale_observations: bool = option(True, "divide by 1.5 standard deviations of the warm-up's")
     optimistic: bool = option(True, "start with Q-values at their upper bound, if it is known")
-    max_reward: float = option(np.inf, "best reward of a step; it bounds Q-values", -1e9, np.inf)
-    epsilon_start: float = option(1.0, "first share of random actions", 0, 1, group="Policy")
-    epsilon_end: float = option(0.05, "last share of random actions", 0, 1)
+    max_reward: float = option(np.inf, "best reward, if each step may pay it", -1e9, np.inf)
+    epsilon_start: float = option(1.0, "random share when learning starts", 0, 1, group="Policy")
+    epsilon_end: float = option(0.05, "random share in the end", 0, 1)
     epsilon_decay: float = option(1500.0, "steps of a linear fall; or time constant", 1, 1e9)
     epsilon_schedule: str = option("linear", "how the share falls", "linear", "exponential")
     action_bins: int = option(11, "values for each number of a continuous action", 2, 1000)
@@ -124,7 +124,7 @@ class Config:
     clip_value: float = option(0.0, "clip each number of a gradient to this; 0 is off", 0, 1e9)
     clip_norm: float = option(0.0, "clip a gradient's global norm to this; 0 is off", 0, 1e9)
     sizes: tuple[int, ...] = ()  # of all layers, from O to A; follows from the options
-    q_bound: float = np.inf  # upper bound of Q: sum_k gamma^k max_reward, scaled; 0 if negative
+    q_bound: float = np.inf  # upper bound of Q: sum_k gamma^k max_reward, or 0, as a game may end
 
     def __init__(self, options: str | list[str] = "") -> None:
         vars(self).update(parse_options(options))  # see Command line; frozen refuses self.x = ...
@@ -132,7 +132,7 @@ class Config:
         vars(self).update(sizes=layer_sizes(self), q_bound=q_bound)
 
 
-PRESETS = {  # by a game's name, what it wants otherwise; goals are stricter than Gymnasium's
+PRESETS = {  # what a game, or an option of this name, changes; goals above Gymnasium's, if any
     "CartPole-v1": "--max-reward 1 --target-return 500",
     "other games": "--gamma 0.98 --batch-size 64 --learning-rate 0.002 --confirm-episodes 2000",
     "Acrobot-v1": "--max-reward 0 --target-return -72 --hidden 64 64 64 --epsilon-decay 5000 "
@@ -141,7 +141,7 @@ PRESETS = {  # by a game's name, what it wants otherwise; goals are stricter tha
     "--epsilon-decay 10000 --eval-every 2048 --confirm-episodes 400",
     "Pendulum-v1": "--max-reward 0 --target-return -165 --tau 0.01 --epsilon-decay 5000 "
     "--total-steps 20000 --eval-every 5000 --no-early-stop --no-keep-best",
-    # Mnih et al. 2015, but for Adam, network, first weights, time limits, early stop; and shorter:
+    # Mnih et al. 2015, but shorter, with Adam, an MLP, time limits, greedy tests and early stop:
     "vanilla": "--no-double --n-step 1 --tau 1 --target-period 500 --activation relu "
     "--no-scale-observations --no-optimistic --no-bound-targets --no-scale-rewards --clip-rewards "
     "--train-every 4 --updates 1 --batch-size 32 --gamma 0.99 --learning-rate 0.002 "
@@ -153,13 +153,13 @@ FLAGS = {"--" + f.name.replace("_", "-"): f for f in fields(Config) if f.metadat
 
 
 def derive_seed(seed: int, purpose: str) -> int:
-    """A seed for each purpose from the seed of a run, so that purposes do not share numbers."""
+    """A seed for each purpose, from the seed of a run: one of 2^32, so hardly two are the same."""
     return int(np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1)[0])
 
 
 # %% Network: a multi-layer perceptron from an observation to one Q-value per action
 AnyArray = Array | np.ndarray  # JAX's or NumPy's
-Generator = np.random.Generator  # random numbers are NumPy's: JAX would compile each draw
+Generator = np.random.Generator  # random numbers are NumPy's: JAX compiles each kind of draw
 Params = dict[str, Any]  # a tree of arrays; see init_params
 
 
@@ -168,7 +168,7 @@ def init_params(config: Config) -> Params:
     with --dueling "value": layer. Observations are divided by `scale`. The activation is the key of
     its layers, as the course's policy_fn gets parameters but no config.
     Optimistic initial values (for bandits: Sutton & Barto 2018, section 2.6): if Q has an upper
-    bound, each Q starts near it (hence gain 0.01), so that what was not tried looks better."""
+    bound, each Q starts near it (hence gain 0.01): what was not tried tends to look better."""
     gain, bias = (0.01, config.q_bound) if config.optimistic and config.q_bound < np.inf else (1, 0)
     rng = np.random.default_rng(derive_seed(config.seed, "init"))
     layers = [init_dense(rng, n, m) for n, m in itertools.pairwise(config.sizes[:-1])]
@@ -205,13 +205,13 @@ def q_values(params: Params, obs: AnyArray) -> Array:
 
 # %% Policy: exploit what is known, or explore (the next three signatures are the course's)
 def random_policy_fn(rng: Generator, obs: AnyArray, n_actions: int = 2) -> np.ndarray:
-    """A uniformly random action: [..., O] -> [...]."""
+    """A uniformly random action, by default of CartPole's two: [..., O] -> [...]."""
     return rng.integers(n_actions, size=obs.shape[:-1])
 
 
 @jit
-def policy_fn(rng: Array | None, params: Params, obs: AnyArray) -> Array:
-    """The greedy action, argmax_a Q(s, a): [..., O] -> [...]; rng is not used."""
+def policy_fn(rng: Any, params: Params, obs: AnyArray) -> Array:
+    """The greedy action, argmax_a Q(s, a): [..., O] -> [...]; rng is the course's, and unused."""
     return jnp.argmax(q_values(params, obs), axis=-1)
 
 
@@ -256,16 +256,15 @@ def row_type(n_obs: int) -> np.dtype:
 
 
 def remember(memory: deque[bytearray], transition: tuple[Any, ...]) -> None:
-    """Appends (obs, action, reward, terminated, truncated, next_obs) as one row; its priority is
-    inf, as it was not replayed yet. Rows of bytes join to an array far quicker than tuples do."""
+    """Appends (obs, action, reward, terminated, truncated, next_obs) as a row of bytes: these join
+    to an array far quicker than tuples. Its priority is inf, as it was not replayed yet."""
     memory.append(bytearray(np.array((*transition, np.inf), row_type(len(transition[0])))))
 
 
 def sample_batch(
     rng: Generator, memory: deque[bytearray], batch_size: int, config: Config, step: int = 0
 ) -> Batch:
-    """A batch drawn with replacement; `train` draws that of a whole round at once, for joining the
-    rows of the memory takes longer than drawing. `step` is for draw_by_priority."""
+    """A batch drawn with replacement; `train` draws a round's at once, as joining rows is slow."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
     if config.prioritized:  # then not uniformly, and weighted
@@ -275,8 +274,8 @@ def sample_batch(
 
 
 def n_step_return(rows: np.ndarray, slot: np.ndarray, config: Config) -> tuple[np.ndarray, ...]:
-    """reward, discount, next_obs of n-step transitions, from these slots on and no farther than the
-    episode or memory goes (Sutton & Barto 2018, chapter 7; no off-policy correction)."""
+    """reward, discount, next_obs; for n = 1, the default: r, gamma or 0, s'. For more steps, as far
+    as episode and memory go (Sutton & Barto 2018, chapter 7; no off-policy correction)."""
     rewards = reward_to_learn(rows["reward"], config)
     over = rows["terminated"] | rows["truncated"]
     over[-1] = True
@@ -306,8 +305,8 @@ class Learner(NamedTuple):  # all that learning changes
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov & Hutter 2019)."""
-    idle = (config.warmup_steps - 1) // config.train_every  # rounds without an update
-    rounds = config.total_steps // config.train_every - idle  # rounds * updates may pass int32
+    idle = (config.warmup_steps - 1) // config.train_every  # rounds before learning starts
+    rounds = config.total_steps // config.train_every - idle  # as updates, a float: may pass int32
     last_rate = 0.0 if config.decay_learning_rate else config.learning_rate
     rate = optax.linear_schedule(config.learning_rate, last_rate, float(rounds * config.updates))
     is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # weights decay, biases do not
@@ -329,7 +328,7 @@ def new_learner(config: Config) -> Learner:
 
 
 def measure_scale(learner: Learner, memory: deque[bytearray], config: Config) -> Learner:
-    """Sets `scale` to 1.5 standard deviations of the observations so far (1: 3% more steps)."""
+    """Sets `scale` to 1.5 standard deviations of the observations so far (1 is about as good)."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     spread = 1.5 * np.std(rows["obs"], axis=0, dtype=np.float64)
     scale = {"scale": np.where(spread > 1e-6, spread, 1).astype(np.float32)}
@@ -345,7 +344,7 @@ def td_error(params: Params, target: Params, t: Batch, *, config: Config) -> Arr
     chex.assert_rank([t.obs, t.next_obs, t.action, t.reward, t.discount], [1, 1, 0, 0, 0])
     next_action = jnp.argmax(q_values(params if config.double else target, t.next_obs))
     y = t.reward + t.discount * q_values(target, t.next_obs)[next_action]
-    y = jnp.minimum(y, 3 * config.q_bound) if config.bound_targets else y  # 1: 1.9 times the steps
+    y = jnp.minimum(y, 3 * config.q_bound) if config.bound_targets else y  # with 1: 1.9x the steps
     return lax.stop_gradient(y) - q_values(params, t.obs)[t.action]
 
 
@@ -367,8 +366,8 @@ def update_fn(learner: Learner, batch: Batch, *, config: Config) -> Learner:
     target <- (1 - tau) target + tau params (Lillicrap et al. 2016)"""
     params, target, opt_state, count = learner
     grads = grad(loss_fn)(params, target, batch, config=config)
-    updates, opt_state = make_optimizer(config).update(grads, opt_state, params)  # traced once
-    params, count = optax.apply_updates(params, updates), count + 1
+    deltas, opt_state = make_optimizer(config).update(grads, opt_state, params)  # traced once
+    params, count = optax.apply_updates(params, deltas), count + 1
     tau = config.tau * (count % config.target_period == 0)
     return Learner(params, optax.incremental_update(params, target, tau), opt_state, count)
 
@@ -384,13 +383,14 @@ def update_round(learner: Learner, batch: Batch, *, config: Config) -> Learner:
 class History(NamedTuple):  # what happened during training
     lengths: list[int]  # of the episodes, in environment steps
     returns: list[float]  # of the episodes
-    evaluations: list[tuple[int, float]]  # step, mean greedy return (confirming, if any)
+    evaluations: list[tuple[int, float]]  # step, mean greedy return; if confirmed, the later one
     score: float  # mean greedy return of what was chosen; if the best of many, biased upwards
 
 
 def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
     """Trains an agent; returns its best-evaluated parameters, or its last, and what happened."""
-    env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, "train")  # of all episodes
+    # Statistics of all episodes; not as "episode", for a game may have its own of that name:
+    env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, stats_key="training")
     memory: deque[bytearray] = deque(maxlen=config.memory_size)
     learner, evaluations = new_learner(config), []
     chosen, chosen_score = learner.target, -np.inf
@@ -435,7 +435,7 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
 # %% Prioritized replay (Schaul et al. 2016), off unless asked for: what surprised comes more often
 def draw_by_priority(rng: Generator, rows: np.ndarray, n: int, config: Config, step: int) -> tuple:
     """Slots of n of the N rows, and their weights in the loss, by the errors of last time.
-    P(i) = p_i^alpha / sum_k p_k^alpha. A row never replayed has the largest p in the memory.
+    P(i) = p_i^alpha / sum_k p_k^alpha. A row not replayed yet has the largest p in memory.
     w_i = (N P(i))^-beta / max_j (N P(j))^-beta, j of all drawn; beta rises to 1 at the end."""
     p = np.float64(rows["priority"])
     p = np.minimum(p, np.max(p, where=np.isfinite(p), initial=1e-6))  # inf: never replayed
@@ -474,7 +474,7 @@ def evaluate(params: Any, episodes: int, purpose: str = "report", *, config: Con
     if not all(np.isfinite(leaf).all() for leaf in tree.leaves(params)):
         raise FloatingPointError("parameters not finite: bad game, or too high a --learning-rate")
     games = [partial(make_game, config)] * episodes
-    quick = config.env_id == "CartPole-v1"  # needs no make_game; Gymnasium plays many at once
+    quick = config.env_id == "CartPole-v1"  # many at once, but past make_game and its wrappers
     envs = gym.make_vec(config.env_id, episodes) if quick else gym.vector.SyncVectorEnv(games)
     rng = np.random.default_rng(derive_seed(config.seed, f"{purpose} actions"))
     obs, _ = envs.reset(seed=derive_seed(config.seed, purpose))
@@ -603,7 +603,7 @@ TABLE = """ solved    mean     min  median   from     to   most  ratio  from    
 {}
 solved: a mean of {:g} or more over {} fresh episodes; min: the worst episode of all
 median, most: environment steps until training stopped, all there were if nothing was confirmed
-ratio: of these to the default's, geometric mean; from, to: 95% bootstrap; few seeds: less"""
+ratio: of these to the default's, geometric mean; from, to: 95% bootstrap, some 90% for 9 seeds"""
 ROW = "{:>7}{:8.2f}{:8.2f}{:8.0f}{:7.0f}{:7.0f}{:7}{:7.2f}{:6.2f}{:6.2f}{:9.1f}  {}"
 
 
@@ -709,7 +709,7 @@ def make_parser() -> Parser:
         meaning, allowed, heading = f.metadata.values()
         if heading:
             group = parser.add_argument_group(heading)
-        text, kind = f"{meaning} (default %(default)s", type(f.default)
+        text, kind = f"{meaning} (default %(default)r", type(f.default)
         if kind is bool:
             how: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         elif kind is str:
@@ -731,7 +731,7 @@ def parse_options(options: str | list[str]) -> dict[str, Any]:
     goal = getattr(gym.registry.get(asked.env_id), "reward_threshold", None)
     parser.set_defaults(target_return=np.inf if goal is None else float(goal))
     names = [asked.env_id] if asked.env_id == Config.env_id else ["other games", asked.env_id]
-    names += [name for name in ("vanilla", "steady") if getattr(asked, name)]
+    names += [name for name in PRESETS if getattr(asked, name, False)]  # vanilla, steady
     preset = " ".join(PRESETS.get(name, "") for name in names).split()
     values = vars(parser.parse_args([*preset, *words]))
     for flag, f in FLAGS.items():
@@ -759,7 +759,7 @@ def as_options(config: Config) -> str:
         if isinstance(value, bool):
             words += [flag if value else f"--no-{flag[2:]}"]
         elif f.compare:
-            words += [flag, *map(str, value)] if f.name == "hidden" else [f"{flag}={value}"]
+            words += [flag, *map(str, value)] if isinstance(value, tuple) else [f"{flag}={value}"]
     return shlex.join(words)
 
 
@@ -799,8 +799,8 @@ def run(config: Config) -> str:
     if not config.evaluate:
         record(out / "random.gif", params, 1.0, config=config)
         write(out / "hand-in.zip", hand_in(out))
-        if not solved(scores["trained"], config) and np.isfinite(config.target_return):
-            notes = f"\nnot solved: the goal is {config.target_return:g}; try more --total-steps"
+        if np.isfinite(goal := config.target_return) and not solved(scores["trained"], config):
+            notes = f"\nnot solved: the goal is {goal:g}; try more --total-steps, or another --seed"
     names = ("agent.gif",) if config.evaluate else FILES
     if written := ", ".join(name for name in names if (out / name).exists()):
         notes = f"\nwrote {written}\nto {out.absolute()}{notes}"

@@ -264,6 +264,15 @@ def test_a_long_budget_takes_no_memory(monkeypatch):
     assert grown < 200_000 * (1024 if sys.platform == "darwin" else 1)  # macOS counts bytes
 
 
+def test_a_game_may_have_statistics_of_its_own():
+    def make():
+        return gym.wrappers.RecordEpisodeStatistics(Glimpse())
+
+    gym.register("Counted-v0", make, max_episode_steps=6)
+    _, history = main.train(Config(f"{TINY} --env-id Counted-v0"), quiet=True)
+    assert (history.lengths, history.returns) == ([1] * 300, [1.0] * 300)
+
+
 @pytest.mark.parametrize("enough", [True, False])
 def test_solved_means_the_same_to_training_to_the_report_and_to_a_study(
     enough, monkeypatch, quick, tmp_path
