@@ -550,7 +550,7 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
 
 
 def record(path: Path, params: Params, epsilon: float, *, config: Config) -> None:
-    """Writes a GIF of ten seconds in real time, ten frames a second; half the size, 216 colors."""
+    """Writes a GIF of ten seconds in real time, ten frames a second; half the size, 125 colors."""
     if "rgb_array" not in make_game(config).metadata.get("render_modes", ()):
         path.unlink(missing_ok=True)  # an older one is of another game
         return  # this one cannot be drawn
@@ -560,11 +560,11 @@ def record(path: Path, params: Params, epsilon: float, *, config: Config) -> Non
     frames, (obs, _) = [], env.reset(seed=derive_seed(config.seed, "gif"))
     for step in range(round(GIF_SECONDS * fps)):
         while len(frames) * fps < 10 * (step + 1):  # a game may be slower, or quicker
-            frames.append((np.asarray(env.render())[1::2, 1::2] // 43) @ np.uint8([36, 6, 1]))
+            frames.append((np.asarray(env.render())[1::2, 1::2] // 52) @ np.uint8([25, 5, 1]))
         obs, _, terminated, truncated, _ = env.step(int(action_fn(rng, params, obs, epsilon)))
         obs = env.reset()[0] if terminated or truncated else obs
     env.close()
-    palette = bytes(51 * level for rgb in np.ndindex(6, 6, 6) for level in rgb)  # at 36 r + 6 g + b
+    palette = bytes(level * 255 // 4 for rgb in np.ndindex(5, 5, 5) for level in rgb)
     gif = {"plugin": "pillow", "palette": palette, "duration": 100, "loop": 0}
     write(path, iio.imwrite("<bytes>", frames, extension=".gif", **gif))
 
