@@ -306,10 +306,10 @@ class Learner(NamedTuple):  # all that learning changes
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov & Hutter 2019)."""
     idle = (config.warmup_steps - 1) // config.train_every  # rounds before learning starts
-    rounds = config.total_steps // config.train_every - idle  # as updates, a float: may pass int32
+    rounds = config.total_steps // config.train_every - idle  # their updates may pass int32: float
     last_rate = 0.0 if config.decay_learning_rate else config.learning_rate
     rate = optax.linear_schedule(config.learning_rate, last_rate, float(rounds * config.updates))
-    is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # weights decay, biases do not
+    is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # biases do not decay
     parts = [  # an option that is 0 is off, and filtered out
         config.clip_value and optax.clip(config.clip_value),
         config.clip_norm and optax.clip_by_global_norm(config.clip_norm),
@@ -339,8 +339,8 @@ def td_error(params: Params, target: Params, t: Batch, *, config: Config) -> Arr
     """Temporal-difference error y - Q(s, a) of one transition; a scalar. No gradient flows into y.
     Double DQN, van Hasselt et al. 2016; the online network chooses, the target network judges:
         y = r + discount * Q(s', argmax_a' Q(s', a'; params); target)
-    Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target). Then y <- min(y, 3 q_bound): Q,
-    learned from itself, may run away (Sutton & Barto 2018, 11.3; cf. Andrychowicz et al. 2017)."""
+    Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target). Then y <- min(y, 3 q_bound): Q
+    may run away (Sutton & Barto 2018, 11.3); 1 q_bound (Andrychowicz et al. 2017) is slower."""
     chex.assert_rank([t.obs, t.next_obs, t.action, t.reward, t.discount], [1, 1, 0, 0, 0])
     next_action = jnp.argmax(q_values(params if config.double else target, t.next_obs))
     y = t.reward + t.discount * q_values(target, t.next_obs)[next_action]
