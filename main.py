@@ -61,7 +61,7 @@ from tqdm import tqdm
 # %% Configuration: what can be chosen; the defaults are for CartPole, PRESETS for other games
 def option(default: Any, meaning: str, *allowed: Any, group: str = "", counts: bool = True) -> Any:
     """A field of Config that is an option, too: in --help, checked, saved. It acts where config.x
-    is read. Its type is its default's. allowed: a number's lowest and highest, or all its words."""
+    is read. Its type is its default's (0.0, not 0). allowed: a number's ends, or all its words."""
     about = {"meaning": meaning, "allowed": allowed, "group": group}  # group: a heading in --help
     return field(default=default, metadata=about, compare=counts)  # False: == and jit ignore it
 
@@ -95,9 +95,9 @@ class Config:
     hidden: tuple[int, ...] = option((64, 64), "sizes of hidden layers", 1, 1024, group="Network")
     activation: str = option("silu", "of the hidden layers", "relu", "silu", "tanh")
     dueling: bool = option(False, "Q = V + advantage - its mean (Wang et al. 2016)")
-    scale_observations: bool = option(True, "divide by 1.5 standard deviations of the warm-up's")
+    scale_observations: bool = option(True, "divide by 1.5 standard deviations in the warm-up")
     optimistic: bool = option(True, "start with Q-values at their upper bound, if it is known")
-    max_reward: float = option(np.inf, "best reward, if each step may pay it", -1e9, np.inf)
+    max_reward: float = option(np.inf, "best reward of a step; inf: not known", -1e9, np.inf)
     epsilon_start: float = option(1.0, "random share when learning starts", 0, 1, group="Policy")
     epsilon_end: float = option(0.05, "random share in the end", 0, 1)
     epsilon_decay: float = option(1500.0, "steps of a linear fall; or time constant", 1, 1e9)
@@ -124,15 +124,15 @@ class Config:
     clip_value: float = option(0.0, "clip each number of a gradient to this; 0 is off", 0, 1e9)
     clip_norm: float = option(0.0, "clip a gradient's global norm to this; 0 is off", 0, 1e9)
     sizes: tuple[int, ...] = ()  # of all layers, from O to A; follows from the options
-    q_bound: float = np.inf  # upper bound of Q: sum_k gamma^k max_reward, or 0, as a game may end
+    q_bound: float = np.inf  # no Q is higher: max_reward, as learned, / (1 - gamma); at least 0
 
     def __init__(self, options: str | list[str] = "") -> None:
-        vars(self).update(parse_options(options))  # see Command line; frozen refuses self.x = ...
+        vars(self).update(parse_options(options))  # see Options; frozen refuses self.x = ...
         q_bound = max(0.0, reward_to_learn(self.max_reward, self) / (1 - self.gamma))
         vars(self).update(sizes=layer_sizes(self), q_bound=q_bound)
 
 
-PRESETS = {  # what a game, or an option of this name, changes; goals above Gymnasium's, if any
+PRESETS = {  # by game, or by the on/off option of this name; goals above Gymnasium's, if any
     "CartPole-v1": "--max-reward 1 --target-return 500",
     "other games": "--gamma 0.98 --batch-size 64 --learning-rate 0.002 --confirm-episodes 2000",
     "Acrobot-v1": "--max-reward 0 --target-return -72 --hidden 64 64 64 --epsilon-decay 5000 "
@@ -159,7 +159,7 @@ def derive_seed(seed: int, purpose: str) -> int:
 
 # %% Network: a multi-layer perceptron from an observation to one Q-value per action
 AnyArray = Array | np.ndarray  # JAX's or NumPy's
-Generator = np.random.Generator  # random numbers are NumPy's: JAX compiles each kind of draw
+Generator = np.random.Generator  # NumPy draws at once; JAX would first compile each kind of draw
 Params = dict[str, Any]  # a tree of arrays; see init_params
 
 
@@ -191,10 +191,10 @@ def dense(layer: Params, x: AnyArray) -> Array:
 
 
 def q_values(params: Params, obs: AnyArray) -> Array:
-    """Q(s, a), times 1 - gamma if rewards are: [..., O] -> [..., A]. With dueling heads,
+    """Q(s, a), in the units of reward_to_learn: [..., O] -> [..., A]. With dueling heads,
     Q(s, a) = V(s) + advantage(s, a) - mean_a' advantage(s, a') (Wang et al. 2016)."""
     x = obs / lax.stop_gradient(params["scale"])  # measured, not learned
-    [(activation, layers)] = params["hidden"].items()  # its only entry
+    [(activation, layers)] = params["hidden"].items()  # its only entry, as {"silu": [...]}
     for layer in layers:
         x = getattr(nn, activation)(dense(layer, x))
     q = dense(params["output"], x)
@@ -210,8 +210,8 @@ def random_policy_fn(rng: Generator, obs: AnyArray, n_actions: int = 2) -> np.nd
 
 
 @jit
-def policy_fn(rng: Any, params: Params, obs: AnyArray) -> Array:
-    """The greedy action, argmax_a Q(s, a): [..., O] -> [...]; rng is the course's, and unused."""
+def policy_fn(rng: Array | None, params: Params, obs: AnyArray) -> Array:
+    """The greedy action, argmax_a Q(s, a): [..., O] -> [...]; rng is unused: None or a JAX key."""
     return jnp.argmax(q_values(params, obs), axis=-1)
 
 
@@ -243,8 +243,8 @@ class Batch(NamedTuple):
     reward: AnyArray  # [B], as reward_to_learn gives it
     discount: AnyArray  # [B]
     next_obs: AnyArray  # [B, O]
-    weight: AnyArray  # [B], what it counts for in the loss
-    slot: AnyArray  # [B], its place in the memory when it was drawn
+    weight: AnyArray  # [B], what it counts for in the loss; 1 unless prioritized
+    slot: AnyArray  # [B], its place in the memory when drawn; for prioritize
 
 
 @lru_cache
@@ -264,7 +264,7 @@ def remember(memory: deque[bytearray], transition: tuple[Any, ...]) -> None:
 def sample_batch(
     rng: Generator, memory: deque[bytearray], batch_size: int, config: Config, step: int = 0
 ) -> Batch:
-    """A batch drawn with replacement; `train` draws a round's at once, as joining rows is slow."""
+    """A batch drawn with replacement; `train` draws its U B at once, as joining rows is slow."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
     if config.prioritized:  # then not uniformly, and weighted
@@ -305,8 +305,8 @@ class Learner(NamedTuple):  # all that learning changes
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov & Hutter 2019)."""
-    idle = (config.warmup_steps - 1) // config.train_every  # rounds before learning starts
-    rounds = config.total_steps // config.train_every - idle  # their updates may pass int32: float
+    idle = (config.warmup_steps - 1) // config.train_every  # rounds that `train` leaves out
+    rounds = config.total_steps // config.train_every - idle  # float below: int32 may overflow
     last_rate = 0.0 if config.decay_learning_rate else config.learning_rate
     rate = optax.linear_schedule(config.learning_rate, last_rate, float(rounds * config.updates))
     is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # biases do not decay
@@ -366,7 +366,7 @@ def update_fn(learner: Learner, batch: Batch, *, config: Config) -> Learner:
     target <- (1 - tau) target + tau params (Lillicrap et al. 2016)"""
     params, target, opt_state, count = learner
     grads = grad(loss_fn)(params, target, batch, config=config)
-    deltas, opt_state = make_optimizer(config).update(grads, opt_state, params)  # traced once
+    deltas, opt_state = make_optimizer(config).update(grads, opt_state, params)  # made when tracing
     params, count = optax.apply_updates(params, deltas), count + 1
     tau = config.tau * (count % config.target_period == 0)
     return Learner(params, optax.incremental_update(params, target, tau), opt_state, count)
@@ -383,7 +383,7 @@ def update_round(learner: Learner, batch: Batch, *, config: Config) -> Learner:
 class History(NamedTuple):  # what happened during training
     lengths: list[int]  # of the episodes, in environment steps
     returns: list[float]  # of the episodes
-    evaluations: list[tuple[int, float]]  # step, mean greedy return; if confirmed, the later one
+    evaluations: list[tuple[int, float]]  # step, mean greedy return; the second, if played twice
     score: float  # mean greedy return of what was chosen; if the best of many, biased upwards
 
 
@@ -412,7 +412,7 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
         if step >= config.warmup_steps and step % config.train_every == 0:
             batch = sample_batch(rng, memory, config.updates * config.batch_size, config, step)
             learner = update_round(learner, batch, config=config)
-            prioritize(memory, batch, learner, config)
+            prioritize(memory, batch, learner, config)  # if asked for
 
         # Evaluate.
         if step % config.eval_every == 0 or step == config.total_steps:
@@ -456,7 +456,7 @@ def prioritize(memory: deque[bytearray], batch: Batch, learner: Learner, config:
 
 # %% Games: what is played, and how an agent is scored
 def make_game(config: Config, **kwargs: Any) -> gym.Env:
-    """A game that shows one vector, has discrete actions, and ends: CartPole does by itself."""
+    """A game of one vector and discrete actions, cut after 1,000 steps if it has no limit."""
     env = gym.make(config.env_id, **kwargs)
     space, bins = env.action_space, config.action_bins
     bounded = isinstance(space, gym.spaces.Box) and space.is_bounded()
@@ -474,7 +474,7 @@ def evaluate(params: Any, episodes: int, purpose: str = "report", *, config: Con
     if not all(np.isfinite(leaf).all() for leaf in tree.leaves(params)):
         raise FloatingPointError("parameters not finite: bad game, or too high a --learning-rate")
     games = [partial(make_game, config)] * episodes
-    quick = config.env_id == "CartPole-v1"  # many at once, but past make_game and its wrappers
+    quick = config.env_id == "CartPole-v1"  # many at once; a wrapper in make_game needs False here
     envs = gym.make_vec(config.env_id, episodes) if quick else gym.vector.SyncVectorEnv(games)
     rng = np.random.default_rng(derive_seed(config.seed, f"{purpose} actions"))
     obs, _ = envs.reset(seed=derive_seed(config.seed, purpose))
@@ -493,7 +493,7 @@ def solved(returns: np.ndarray, config: Config) -> np.ndarray:
     return returns.mean(axis=-1) >= config.target_return
 
 
-# %% Files: each is put in place in one step
+# %% Files: put in place as a whole; that of the parameters is read, not run
 FILES = ("params.pkl", "agent.gif", "random.gif", "learning_curve.png", "hand-in.zip")
 MAX_BYTES, MAX_INSTRUCTIONS, MAX_WORD = 2**24, 100_000, 10_000  # of a parameter file
 GIF_SECONDS = 10
@@ -512,7 +512,7 @@ def write(path: Path, data: bytes | Figure) -> None:
 
 
 def save_params(path: Path | str, params: Params, *, config: Config, score: float = np.nan) -> None:
-    """Writes the pickle of the course: parameters, and what playing them needs, as plain data."""
+    """Writes the pickle of the course: parameters as NumPy arrays, and what playing them needs."""
     content = {"env_id": config.env_id, "options": as_options(config), "sizes": [*config.sizes]}
     packages = ("jax", "optax", "gymnasium", "numpy")
     content |= {"score": score, "versions": {name: version(name) for name in packages}}
@@ -523,9 +523,8 @@ def save_params(path: Path | str, params: Params, *, config: Config, score: floa
 
 def load_params(path: Path | str, config: Config | None = None) -> Params:
     """The parameters that save_params wrote, for `policy_fn`; for the game of `config`, if given.
-    Safe with a file from a stranger, for it is not unpickled: its instructions are listed, and none
-    is run. Shapes and structure are those that init_params gives with the file's options.
-    Raises BadInput, a ValueError, if anything is wrong with the file."""
+    Safe with a stranger's file, for it is not unpickled: its instructions are listed, none is run.
+    Shapes and structure must be init_params' with the file's options; or BadInput, a ValueError."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -549,6 +548,7 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
         raise BadInput(f"{path} cannot be used: {error}") from None
 
 
+# %% Pictures, and the zip that is handed in
 def record(path: Path, params: Params, epsilon: float, *, config: Config) -> None:
     """Writes a GIF of ten seconds in real time, ten frames a second; half the size, 125 colors."""
     if "rgb_array" not in make_game(config).metadata.get("render_modes", ()):
@@ -575,7 +575,7 @@ def learning_curve(history: History, *, config: Config) -> Figure:
     steps, returns = np.cumsum(history.lengths), history.returns
     mean = [np.mean(returns[max(0, n - 100) : n]) for n in range(1, len(returns) + 1)]
     axes.plot(steps, returns, ".", color="0.7", label="training episode")
-    axes.plot(steps, mean, color="C0", label="mean of 100 episodes")
+    axes.plot(steps, mean, color="C0", label="mean of up to 100")
     axes.plot(*np.transpose(history.evaluations), "o-", ms=4, color="C1", label="greedy evaluation")
     if np.isfinite(config.target_return):
         axes.axhline(config.target_return, color="0.4", ls="--", lw=1, label="target return")
@@ -649,8 +649,7 @@ def study_table(study: dict[str, list[np.ndarray]], config: Config) -> str:
 
 
 def study_figure(study: dict[str, list[np.ndarray]], config: Config) -> Figure:
-    """The share of seeds solved against steps (a data profile: More & Wild 2009); the share
-    of episodes with a higher return (Agarwal et al. 2021); for each seed its success and a box."""
+    """A data profile (More & Wild 2009), all returns (Agarwal et al. 2021), and each seed's."""
     figure, goal = Figure(figsize=(12, 10), dpi=100, layout="constrained"), config.target_return
     share, above, success, box = figure.subplot_mosaic("AB;CC;DD").values()
     for i, (name, (steps, _, returns)) in enumerate(study.items()):
@@ -666,7 +665,7 @@ def study_figure(study: dict[str, list[np.ndarray]], config: Config) -> Figure:
     share.set(xlabel="environment steps", ylabel="share of seeds solved", ylim=(-0.05, 1.05))
     share.set_xscale("log", base=2)
     share.axvline(config.total_steps, color="0.8")  # the budget
-    above.set(xlabel="return, all seeds", ylabel="share of episodes with more", ylim=(-0.05, 1.05))
+    above.set(xlabel="return, all seeds", ylabel="share of at least this", ylim=(-0.05, 1.05))
     ticks = range(config.seed, config.seed + config.seeds, 1 + config.seeds // 10)
     place = {"xlabel": "seed", "xticks": ticks, "xticklabels": ticks}
     success.set(ylabel=f"share of episodes\nof {goal:g} or more", ylim=(-0.05, 1.05), **place)
@@ -676,7 +675,7 @@ def study_figure(study: dict[str, list[np.ndarray]], config: Config) -> Figure:
     return figure
 
 
-# %% Command line: from words to a Config, and from a Config to files
+# %% Options: from words to a Config
 class BadInput(ValueError):
     """What a user has asked for cannot be done; one sentence, on one line of plain letters."""
 
@@ -776,6 +775,7 @@ def layer_sizes(config: Config) -> tuple[int, ...]:
     return sizes
 
 
+# %% Command line: from a Config to files
 def progress_bar(steps: range, quiet: bool) -> tqdm:
     """A bar for a terminal; in a log file it shows its start, its end, and once an hour."""
     hide = quiet or not sys.stderr
