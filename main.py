@@ -61,16 +61,16 @@ from tqdm import tqdm
 # %% Configuration: what can be chosen; the defaults are for CartPole, PRESETS for other games
 def option(default: Any, meaning: str, *allowed: Any, group: str = "", counts: bool = True) -> Any:
     """A field of Config that is an option, too: in --help, checked, saved. It acts where config.x
-    is read. Its type is its default's (0.0, not 0). allowed: a number's ends, or all its words."""
-    about = {"meaning": meaning, "allowed": allowed, "group": group}  # group: a heading in --help
+    is read. Its type is its default's (0.0, not 0). allowed: a number's ends (a must), or words."""
+    about = {"meaning": meaning, "allowed": allowed, "group": group}  # heads what follows, too
     return field(default=default, metadata=about, compare=counts)  # False: == and jit ignore it
 
 
 @dataclass(frozen=True, init=False)
 class Config:
     """Every choice of a run. Config("--gamma 0.9 --vanilla") is what these words are in a shell.
-    Later overrules earlier: defaults, the game's in PRESETS, --vanilla, --steady, other options.
-    BadInput, a ValueError, says what is not allowed. == ignores the seed: seeds compile once."""
+    Later overrules earlier: defaults, a game's in PRESETS, --vanilla, --steady, other options.
+    BadInput, a ValueError, says what is not allowed. == ignores the seed: updates compile once."""
 
     env_id: str = option("CartPole-v1", "Gymnasium game to play", group="Run")
     seed: int = option(0, "decides every random number", 0, 4294967295, counts=False)
@@ -96,7 +96,7 @@ class Config:
     activation: str = option("silu", "of the hidden layers", "relu", "silu", "tanh")
     dueling: bool = option(False, "Q = V + advantage - its mean (Wang et al. 2016)")
     scale_observations: bool = option(True, "divide by 1.5 standard deviations in the warm-up")
-    optimistic: bool = option(True, "start with Q-values at their upper bound, if it is known")
+    optimistic: bool = option(True, "start with Q-values near their upper bound, if known")
     max_reward: float = option(np.inf, "best reward of a step; inf: not known", -1e9, np.inf)
     epsilon_start: float = option(1.0, "random share when learning starts", 0, 1, group="Policy")
     epsilon_end: float = option(0.05, "random share in the end", 0, 1)
@@ -113,7 +113,7 @@ class Config:
     importance_exponent: float = option(0.4, "beta at first; it rises to 1 at --total-steps", 0, 1)
     gamma: float = option(0.99, "discount of the next reward", 0, 0.9999, group="Learning")
     double: bool = option(True, "Double DQN target (van Hasselt et al. 2016)")
-    bound_targets: bool = option(True, "cap targets at 3 times the upper bound of Q-values")
+    bound_targets: bool = option(True, "cap targets at 3 times that bound, if known")
     tau: float = option(0.03, "share of the network that goes into its target copy", 1e-6, 1)
     target_period: int = option(1, "updates of the network for one of its target copy", 1, 1e6)
     loss: str = option("huber", "of the temporal-difference error", "huber", "squared")
@@ -141,7 +141,7 @@ PRESETS = {  # by game, or by the on/off option of this name; goals above Gymnas
     "--epsilon-decay 10000 --eval-every 2048 --confirm-episodes 400",
     "Pendulum-v1": "--max-reward 0 --target-return -165 --tau 0.01 --epsilon-decay 5000 "
     "--total-steps 20000 --eval-every 5000 --no-early-stop --no-keep-best",
-    # Mnih et al. 2015, but shorter, with Adam, an MLP, time limits, greedy tests and early stop:
+    # Mnih et al. 2015, but shorter; Adam, an MLP, time limits, greedy tests, early stop:
     "vanilla": "--no-double --n-step 1 --tau 1 --target-period 500 --activation relu "
     "--no-scale-observations --no-optimistic --no-bound-targets --no-scale-rewards --clip-rewards "
     "--train-every 4 --updates 1 --batch-size 32 --gamma 0.99 --learning-rate 0.002 "
@@ -153,13 +153,13 @@ FLAGS = {"--" + f.name.replace("_", "-"): f for f in fields(Config) if f.metadat
 
 
 def derive_seed(seed: int, purpose: str) -> int:
-    """A seed for each purpose, from the seed of a run: one of 2^32, so hardly two are the same."""
+    """A seed for each purpose, from a run's: one of 2^32, so hardly two are the same."""
     return int(np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1)[0])
 
 
 # %% Network: a multi-layer perceptron from an observation to one Q-value per action
 AnyArray = Array | np.ndarray  # JAX's or NumPy's
-Generator = np.random.Generator  # NumPy draws at once; JAX would first compile each kind of draw
+Generator = np.random.Generator  # NumPy draws at once; JAX would compile each kind of draw
 Params = dict[str, Any]  # a tree of arrays; see init_params
 
 
@@ -211,7 +211,7 @@ def random_policy_fn(rng: Generator, obs: AnyArray, n_actions: int = 2) -> np.nd
 
 @jit
 def policy_fn(rng: Array | None, params: Params, obs: AnyArray) -> Array:
-    """The greedy action, argmax_a Q(s, a): [..., O] -> [...]; rng is unused: None or a JAX key."""
+    """The greedy action, argmax_a Q(s, a): [..., O] -> [...]; rng, None or a JAX key, is unused."""
     return jnp.argmax(q_values(params, obs), axis=-1)
 
 
@@ -249,7 +249,7 @@ class Batch(NamedTuple):
 
 @lru_cache
 def row_type(n_obs: int) -> np.dtype:
-    """A row of the memory: one step of the game, and how surprising it was when last replayed."""
+    """A row of the memory: a step of the game, and how surprising it was when last replayed."""
     names = ("obs", "action", "reward", "terminated", "truncated", "next_obs", "priority")
     formats = (f"({n_obs},)f4", "i4", "f4", "?", "?", f"({n_obs},)f4", "f4")
     return np.dtype({"names": names, "formats": formats})
@@ -264,7 +264,7 @@ def remember(memory: deque[bytearray], transition: tuple[Any, ...]) -> None:
 def sample_batch(
     rng: Generator, memory: deque[bytearray], batch_size: int, config: Config, step: int = 0
 ) -> Batch:
-    """A batch drawn with replacement; `train` draws its U B at once, as joining rows is slow."""
+    """A batch drawn with replacement; `train` draws U B at once, as joining rows is slow."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
     if config.prioritized:  # then not uniformly, and weighted
@@ -290,7 +290,7 @@ def n_step_return(rows: np.ndarray, slot: np.ndarray, config: Config) -> tuple[n
 
 def reward_to_learn(reward: Any, config: Config) -> Any:
     """Rewards as the agent learns from them; what is reported stays as the game gave it. Times
-    1 - gamma, a value is a weighted mean of later rewards, since sum_k gamma^k (1 - gamma) = 1."""
+    1 - gamma, a value is a weighted mean of those to come (0 after an end): weights sum to 1."""
     reward = np.clip(reward, -1, 1) if config.clip_rewards else reward
     return reward * (1 - config.gamma) if config.scale_rewards else reward
 
@@ -305,8 +305,8 @@ class Learner(NamedTuple):  # all that learning changes
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov & Hutter 2019)."""
-    idle = (config.warmup_steps - 1) // config.train_every  # rounds that `train` leaves out
-    rounds = config.total_steps // config.train_every - idle  # float below: int32 may overflow
+    skipped = (config.warmup_steps - 1) // config.train_every  # rounds of the warm-up
+    rounds = config.total_steps // config.train_every - skipped  # float below: int32 may overflow
     last_rate = 0.0 if config.decay_learning_rate else config.learning_rate
     rate = optax.linear_schedule(config.learning_rate, last_rate, float(rounds * config.updates))
     is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # biases do not decay
@@ -328,7 +328,7 @@ def new_learner(config: Config) -> Learner:
 
 
 def measure_scale(learner: Learner, memory: deque[bytearray], config: Config) -> Learner:
-    """Sets `scale` to 1.5 standard deviations of the observations so far (1 is about as good)."""
+    """Sets `scale` to 1.5 standard deviations of the observations so far (1 is as good)."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     spread = 1.5 * np.std(rows["obs"], axis=0, dtype=np.float64)
     scale = {"scale": np.where(spread > 1e-6, spread, 1).astype(np.float32)}
@@ -344,7 +344,7 @@ def td_error(params: Params, target: Params, t: Batch, *, config: Config) -> Arr
     chex.assert_rank([t.obs, t.next_obs, t.action, t.reward, t.discount], [1, 1, 0, 0, 0])
     next_action = jnp.argmax(q_values(params if config.double else target, t.next_obs))
     y = t.reward + t.discount * q_values(target, t.next_obs)[next_action]
-    y = jnp.minimum(y, 3 * config.q_bound) if config.bound_targets else y  # with 1: 1.9x the steps
+    y = jnp.minimum(y, 3 * config.q_bound) if config.bound_targets else y  # 1: 1.9 x the steps
     return lax.stop_gradient(y) - q_values(params, t.obs)[t.action]
 
 
@@ -366,7 +366,7 @@ def update_fn(learner: Learner, batch: Batch, *, config: Config) -> Learner:
     target <- (1 - tau) target + tau params (Lillicrap et al. 2016)"""
     params, target, opt_state, count = learner
     grads = grad(loss_fn)(params, target, batch, config=config)
-    deltas, opt_state = make_optimizer(config).update(grads, opt_state, params)  # made when tracing
+    deltas, opt_state = make_optimizer(config).update(grads, opt_state, params)  # only traced
     params, count = optax.apply_updates(params, deltas), count + 1
     tau = config.tau * (count % config.target_period == 0)
     return Learner(params, optax.incremental_update(params, target, tau), opt_state, count)
@@ -374,7 +374,7 @@ def update_fn(learner: Learner, batch: Batch, *, config: Config) -> Learner:
 
 @partial(jit, static_argnames="config")
 def update_round(learner: Learner, batch: Batch, *, config: Config) -> Learner:
-    """update_fn for each of U batches, which come as one [U B, ...]; lax.scan compiles the loop."""
+    """update_fn for each of U batches, given as one [U B, ...]; lax.scan compiles the loop."""
     batches = tree.map(lambda x: x.reshape(config.updates, -1, *x.shape[1:]), batch)
     return lax.scan(lambda now, b: (update_fn(now, b, config=config), None), learner, batches)[0]
 
@@ -383,7 +383,7 @@ def update_round(learner: Learner, batch: Batch, *, config: Config) -> Learner:
 class History(NamedTuple):  # what happened during training
     lengths: list[int]  # of the episodes, in environment steps
     returns: list[float]  # of the episodes
-    evaluations: list[tuple[int, float]]  # step, mean greedy return; the second, if played twice
+    evaluations: list[tuple[int, float]]  # step, mean greedy return (the confirmation's, if any)
     score: float  # mean greedy return of what was chosen; if the best of many, biased upwards
 
 
@@ -410,9 +410,9 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
         if step == config.warmup_steps and config.scale_observations:
             learner = measure_scale(learner, memory, config)
         if step >= config.warmup_steps and step % config.train_every == 0:
-            batch = sample_batch(rng, memory, config.updates * config.batch_size, config, step)
-            learner = update_round(learner, batch, config=config)
-            prioritize(memory, batch, learner, config)  # if asked for
+            batches = sample_batch(rng, memory, config.updates * config.batch_size, config, step)
+            learner = update_round(learner, batches, config=config)
+            prioritize(memory, batches, learner, config)  # if asked for
 
         # Evaluate.
         if step % config.eval_every == 0 or step == config.total_steps:
@@ -432,7 +432,7 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
     return chosen, History([*env.length_queue], [*env.return_queue], evaluations, chosen_score)
 
 
-# %% Prioritized replay (Schaul et al. 2016), off unless asked for: what surprised comes more often
+# %% Prioritized replay (Schaul et al. 2016), off by default: what surprised comes more often
 def draw_by_priority(rng: Generator, rows: np.ndarray, n: int, config: Config, step: int) -> tuple:
     """Slots of n of the N rows, and their weights in the loss, by the errors of last time.
     P(i) = p_i^alpha / sum_k p_k^alpha. A row not replayed yet has the largest p in memory.
@@ -460,7 +460,7 @@ def make_game(config: Config, **kwargs: Any) -> gym.Env:
     env = gym.make(config.env_id, **kwargs)
     space, bins = env.action_space, config.action_bins
     bounded = isinstance(space, gym.spaces.Box) and space.is_bounded()
-    if bounded and bins ** np.prod(space.shape, dtype=float) < 1e6:  # each number has so many bins
+    if bounded and bins ** np.prod(space.shape, dtype=float) < 1e6:  # bins for each number
         grid = np.linspace(space.low.ravel(), space.high.ravel(), bins, dtype=space.dtype)
         table = np.array([*itertools.product(*grid.T)]).reshape(-1, *space.shape)
         env = gym.wrappers.TransformAction(env, table.__getitem__, gym.spaces.Discrete(len(table)))
@@ -469,19 +469,19 @@ def make_game(config: Config, **kwargs: Any) -> gym.Env:
 
 
 def evaluate(params: Any, episodes: int, purpose: str = "report", *, config: Config) -> np.ndarray:
-    """Returns of greedy play or, without parameters, of random play; [episodes]. Each seed and each
-    purpose has episodes of its own. Raises FloatingPointError for parameters not finite."""
+    """Returns of greedy play or, without parameters, of random play; [episodes]. Each seed and
+    purpose has episodes of its own. Raises FloatingPointError if parameters are not finite."""
     if not all(np.isfinite(leaf).all() for leaf in tree.leaves(params)):
-        raise FloatingPointError("parameters not finite: bad game, or too high a --learning-rate")
-    games = [partial(make_game, config)] * episodes
-    quick = config.env_id == "CartPole-v1"  # many at once; a wrapper in make_game needs False here
-    envs = gym.make_vec(config.env_id, episodes) if quick else gym.vector.SyncVectorEnv(games)
-    rng = np.random.default_rng(derive_seed(config.seed, f"{purpose} actions"))
+        raise FloatingPointError("parameters not finite: bad game, or high --learning-rate")
+    if config.env_id == "CartPole-v1":  # Gymnasium plays many at once, without make_game's wrappers
+        envs = gym.make_vec(config.env_id, episodes)
+    else:
+        envs = gym.vector.SyncVectorEnv([partial(make_game, config)] * episodes)
     obs, _ = envs.reset(seed=derive_seed(config.seed, purpose))
-    n_actions = config.sizes[-1]
+    envs.action_space.seed(derive_seed(config.seed, f"{purpose} actions"))
     returns, running = np.zeros(episodes), np.ones(episodes, bool)
     while running.any():  # each game's first episode counts; what it plays after that does not
-        actions = policy_fn(None, params, obs) if params else random_policy_fn(rng, obs, n_actions)
+        actions = policy_fn(None, params, obs) if params else envs.action_space.sample()
         obs, rewards, terminated, truncated, _ = envs.step(np.asarray(actions))
         returns += np.where(running, rewards, 0)
         running &= ~(terminated | truncated)
@@ -500,7 +500,7 @@ GIF_SECONDS = 10
 
 
 def write(path: Path, data: bytes | Figure) -> None:
-    """Replaces a file as a whole; if it cannot (on Windows, while it is open), new-... stays."""
+    """Replaces a file as a whole; if it cannot (Windows, while it is open), new-... stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"new-{os.getpid()}-{path.name}")
     try:
@@ -512,7 +512,7 @@ def write(path: Path, data: bytes | Figure) -> None:
 
 
 def save_params(path: Path | str, params: Params, *, config: Config, score: float = np.nan) -> None:
-    """Writes the pickle of the course: parameters as NumPy arrays, and what playing them needs."""
+    """Writes the course's pickle: parameters as NumPy arrays, and what playing them needs."""
     content = {"env_id": config.env_id, "options": as_options(config), "sizes": [*config.sizes]}
     packages = ("jax", "optax", "gymnasium", "numpy")
     content |= {"score": score, "versions": {name: version(name) for name in packages}}
@@ -523,8 +523,8 @@ def save_params(path: Path | str, params: Params, *, config: Config, score: floa
 
 def load_params(path: Path | str, config: Config | None = None) -> Params:
     """The parameters that save_params wrote, for `policy_fn`; for the game of `config`, if given.
-    Safe with a stranger's file, for it is not unpickled: its instructions are listed, none is run.
-    Shapes and structure must be init_params' with the file's options; or BadInput, a ValueError."""
+    Safe with a stranger's file: it is not unpickled, its instructions are listed, none is run.
+    Its shapes must be those of init_params with its options. Else BadInput, a ValueError."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -539,7 +539,7 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
         bins = [f"--action-bins={config.action_bins}"] if config else []  # as they will be played
         words = [x for x in shlex.split(options) if x[:9] != "--compare"]  # it swallows the rest
         template = init_params(Config([*words, f"--env-id={env_id}", *bins]))
-        stored = tree.unflatten(tree.structure(template), arrays)  # in the order of save's tree.map
+        stored = tree.unflatten(tree.structure(template), arrays)  # in save's order
         params = tree.map(lambda x, y: np.frombuffer(y, "<f4").reshape(x.shape), template, stored)
         if not all(np.isfinite(x).all() for x in tree.leaves(params)) or any(params["scale"] <= 0):
             raise ValueError("its numbers are not finite, or its scale is not positive")
@@ -550,7 +550,7 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
 
 # %% Pictures, and the zip that is handed in
 def record(path: Path, params: Params, epsilon: float, *, config: Config) -> None:
-    """Writes a GIF of ten seconds in real time, ten frames a second; half the size, 125 colors."""
+    """Writes a GIF: ten seconds in real time, ten frames a second, half the size, 125 colors."""
     if "rgb_array" not in make_game(config).metadata.get("render_modes", ()):
         path.unlink(missing_ok=True)  # an older one is of another game
         return  # this one cannot be drawn
@@ -591,9 +591,8 @@ def hand_in(out: Path) -> bytes:
     paths += [out / name for name in FILES[:-1]] + sorted((here / "tests").glob("*.*"))
     with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
         for path in filter(Path.is_file, paths):
-            entry = zipfile.ZipInfo("tests/" * (path.parent == here / "tests") + path.name)
-            entry.create_system = 3  # as on Linux, on any system
-            archive.writestr(entry, path.read_bytes())  # not packed: zlib's bytes vary
+            name = "tests/" * (path.parent == here / "tests") + path.name
+            archive.writestr(zipfile.ZipInfo(name), path.read_bytes())  # undated, not packed
     return buffer.getvalue()
 
 
@@ -602,17 +601,17 @@ COLUMNS = "seed,steps,episodes,seconds,mean,min,returns,options"
 TABLE = """ solved    mean     min  median   from     to   most  ratio  from    to  seconds  variant
 {}
 solved: a mean of {:g} or more over {} fresh episodes; min: the worst episode of all
-median, most: environment steps until training stopped, all there were if nothing was confirmed
+median, most: environment steps until training stopped; unconfirmed, all: ratio is a bound then
 ratio: of these to the default's, geometric mean; from, to: 95% bootstrap, some 90% for 9 seeds"""
 ROW = "{:>7}{:8.2f}{:8.2f}{:8.0f}{:7.0f}{:7.0f}{:7}{:7.2f}{:6.2f}{:6.2f}{:9.1f}  {}"
 
 
 def run_study(config: Config) -> str:
-    """Trains variants on the same seeds, or reads study.csv: delete it if the code has changed."""
+    """Trains variants on the same seeds, or reads study.csv (delete it if code changed)."""
     path, variants = Path(config.out) / "study.csv", {"default": config, **dict(config.compare)}
     seeds, rows = range(config.seed, config.seed + config.seeds), {name: [] for name in variants}
     text = path.read_text("utf-8", "replace") if path.exists() else COLUMNS
-    lines = {line.split(",")[-1]: line for line in text.splitlines()}  # by options; the header, too
+    lines = {line.split(",")[-1]: line for line in text.splitlines()}  # by options, the header too
     for seed, name in tqdm([*itertools.product(seeds, variants)], "study", disable=not sys.stderr):
         options = as_options(trial := Config(f"{as_options(variants[name])} --seed {seed}"))
         if options not in lines:
@@ -631,7 +630,7 @@ def run_study(config: Config) -> str:
 
 
 def interval(statistic: Any, values: np.ndarray) -> np.ndarray:
-    """A statistic of N seeds, then the ends of its 95% bootstrap interval: [N, ...] -> [3, ...]."""
+    """A statistic of N seeds, the ends of its 95% bootstrap interval: [N, ...] -> [3, ...]."""
     samples = np.random.default_rng(0).choice(values, (len(values), 2_000))
     ends = np.percentile(statistic(samples, axis=0), (2.5, 97.5), axis=0)
     return np.stack([statistic(values, axis=0), *ends])
@@ -723,7 +722,7 @@ def make_parser() -> Parser:
 
 
 def parse_options(options: str | list[str]) -> dict[str, Any]:
-    """The fields of a Config. A later word counts more than an earlier one: hence their order."""
+    """The fields of a Config. Later words count more than earlier ones: hence their order."""
     with refusing("options must be words as in a shell"):
         words = shlex.split(options) if isinstance(options, str) else options
     asked = (parser := make_parser()).parse_args(words)
@@ -763,7 +762,7 @@ def as_options(config: Config) -> str:
 
 
 def layer_sizes(config: Config) -> tuple[int, ...]:
-    """O, the sizes of the hidden layers, and A; BadInput if such a game or network will not do."""
+    """O, the sizes of the hidden layers, and A; or BadInput for such a game or network."""
     with refusing(f"--env-id must be a game with discrete or bounded actions, not {config.env_id}"):
         env = make_game(config)
         n_obs, n_actions = gym.spaces.flatdim(env.observation_space), int(env.action_space.n)
