@@ -61,9 +61,9 @@ from tqdm import tqdm
 # %% Configuration: what can be chosen; the defaults are for CartPole, PRESETS for other games
 def option(default: Any, meaning: str, *allowed: Any, group: str = "", counts: bool = True) -> Any:
     """A field of Config that is an option, too: in --help, checked, saved. It acts where config.x
-    is read. Its type is its default's (0.0, not 0). allowed: a number's ends (a must), or words."""
-    about = {"meaning": meaning, "allowed": allowed, "group": group}  # heads what follows, too
-    return field(default=default, metadata=about, compare=counts)  # False: == and jit ignore it
+    is read. Its type is its default's (0.0, not 0). allowed: words, or both ends (numbers must)."""
+    about = {"meaning": meaning, "allowed": allowed, "group": group}  # a heading in --help
+    return field(default=default, metadata=about, compare=counts)  # False: not in ==, stale in jit
 
 
 @dataclass(frozen=True, init=False)
@@ -80,7 +80,7 @@ class Config:
     out: str = option(".", "folder that receives the files", counts=False)
     report_episodes: int = option(100, "fresh episodes that score an agent", 1, 1e5)
     vanilla: bool = option(False, "preset: near to Mnih et al. 2015")
-    steady: bool = option(False, "preset: slow, to the end, hands in the last; overrules --vanilla")
+    steady: bool = option(False, "preset: slow, no early stop, last agent; overrules --vanilla")
     total_steps: int = option(51_200, "steps of training at most", 1, 1e8, group="Training")
     warmup_steps: int = option(512, "random steps before learning starts", 1, 1e8)
     train_every: int = option(64, "environment steps between two rounds of updates", 1, 1e6)
@@ -113,7 +113,7 @@ class Config:
     importance_exponent: float = option(0.4, "beta at first; it rises to 1 at --total-steps", 0, 1)
     gamma: float = option(0.99, "discount of the next reward", 0, 0.9999, group="Learning")
     double: bool = option(True, "Double DQN target (van Hasselt et al. 2016)")
-    bound_targets: bool = option(True, "cap targets at 3 times that bound, if known")
+    bound_targets: bool = option(True, "cap targets at 3 times Q's upper bound, if known")
     tau: float = option(0.03, "share of the network that goes into its target copy", 1e-6, 1)
     target_period: int = option(1, "updates of the network for one of its target copy", 1, 1e6)
     loss: str = option("huber", "of the temporal-difference error", "huber", "squared")
@@ -124,7 +124,7 @@ class Config:
     clip_value: float = option(0.0, "clip each number of a gradient to this; 0 is off", 0, 1e9)
     clip_norm: float = option(0.0, "clip a gradient's global norm to this; 0 is off", 0, 1e9)
     sizes: tuple[int, ...] = ()  # of all layers, from O to A; follows from the options
-    q_bound: float = np.inf  # no Q is higher: max_reward, as learned, / (1 - gamma); at least 0
+    q_bound: float = np.inf  # no true Q is higher: max_reward, as learned, / (1 - gamma), or 0
 
     def __init__(self, options: str | list[str] = "") -> None:
         vars(self).update(parse_options(options))  # see Options; frozen refuses self.x = ...
@@ -141,7 +141,7 @@ PRESETS = {  # by game, or by the on/off option of this name; goals above Gymnas
     "--epsilon-decay 10000 --eval-every 2048 --confirm-episodes 400",
     "Pendulum-v1": "--max-reward 0 --target-return -165 --tau 0.01 --epsilon-decay 5000 "
     "--total-steps 20000 --eval-every 5000 --no-early-stop --no-keep-best",
-    # Mnih et al. 2015, but shorter; Adam, an MLP, time limits, greedy tests, early stop:
+    # Mnih et al. 2015, but shorter; Adam, MLP, bootstraps at time limits, greedy tests, early stop:
     "vanilla": "--no-double --n-step 1 --tau 1 --target-period 500 --activation relu "
     "--no-scale-observations --no-optimistic --no-bound-targets --no-scale-rewards --clip-rewards "
     "--train-every 4 --updates 1 --batch-size 32 --gamma 0.99 --learning-rate 0.002 "
@@ -328,7 +328,7 @@ def new_learner(config: Config) -> Learner:
 
 
 def measure_scale(learner: Learner, memory: deque[bytearray], config: Config) -> Learner:
-    """Sets `scale` to 1.5 standard deviations of the observations so far (1 is as good)."""
+    """Sets `scale` to 1.5 standard deviations of the observations so far (factor 1: as good)."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     spread = 1.5 * np.std(rows["obs"], axis=0, dtype=np.float64)
     scale = {"scale": np.where(spread > 1e-6, spread, 1).astype(np.float32)}
@@ -339,8 +339,8 @@ def td_error(params: Params, target: Params, t: Batch, *, config: Config) -> Arr
     """Temporal-difference error y - Q(s, a) of one transition; a scalar. No gradient flows into y.
     Double DQN, van Hasselt et al. 2016; the online network chooses, the target network judges:
         y = r + discount * Q(s', argmax_a' Q(s', a'; params); target)
-    Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target). Then y <- min(y, 3 q_bound): Q
-    may run away (Sutton & Barto 2018, 11.3); 1 q_bound (Andrychowicz et al. 2017) is slower."""
+    Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target). Bounded, min(y, 3 q_bound), as Q
+    may run away (Sutton & Barto 2018, 11.3). In Andrychowicz et al. 2017 it is 1 q_bound."""
     chex.assert_rank([t.obs, t.next_obs, t.action, t.reward, t.discount], [1, 1, 0, 0, 0])
     next_action = jnp.argmax(q_values(params if config.double else target, t.next_obs))
     y = t.reward + t.discount * q_values(target, t.next_obs)[next_action]
@@ -366,16 +366,16 @@ def update_fn(learner: Learner, batch: Batch, *, config: Config) -> Learner:
     target <- (1 - tau) target + tau params (Lillicrap et al. 2016)"""
     params, target, opt_state, count = learner
     grads = grad(loss_fn)(params, target, batch, config=config)
-    deltas, opt_state = make_optimizer(config).update(grads, opt_state, params)  # only traced
+    deltas, opt_state = make_optimizer(config).update(grads, opt_state, params)  # made when traced
     params, count = optax.apply_updates(params, deltas), count + 1
     tau = config.tau * (count % config.target_period == 0)
     return Learner(params, optax.incremental_update(params, target, tau), opt_state, count)
 
 
 @partial(jit, static_argnames="config")
-def update_round(learner: Learner, batch: Batch, *, config: Config) -> Learner:
+def update_round(learner: Learner, batches: Batch, *, config: Config) -> Learner:
     """update_fn for each of U batches, given as one [U B, ...]; lax.scan compiles the loop."""
-    batches = tree.map(lambda x: x.reshape(config.updates, -1, *x.shape[1:]), batch)
+    batches = tree.map(lambda x: x.reshape(config.updates, -1, *x.shape[1:]), batches)
     return lax.scan(lambda now, b: (update_fn(now, b, config=config), None), learner, batches)[0]
 
 
@@ -389,7 +389,7 @@ class History(NamedTuple):  # what happened during training
 
 def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
     """Trains an agent; returns its best-evaluated parameters, or its last, and what happened."""
-    # Statistics of all episodes; not as "episode", for a game may have its own of that name:
+    # Statistics of all episodes (None); not as "episode", as a game may have its own of that name:
     env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, stats_key="training")
     memory: deque[bytearray] = deque(maxlen=config.memory_size)
     learner, evaluations = new_learner(config), []
@@ -456,7 +456,7 @@ def prioritize(memory: deque[bytearray], batch: Batch, learner: Learner, config:
 
 # %% Games: what is played, and how an agent is scored
 def make_game(config: Config, **kwargs: Any) -> gym.Env:
-    """A game of one vector and discrete actions, cut after 1,000 steps if it has no limit."""
+    """A game of one vector, discrete actions, an end. To evaluate CartPole, this is bypassed."""
     env = gym.make(config.env_id, **kwargs)
     space, bins = env.action_space, config.action_bins
     bounded = isinstance(space, gym.spaces.Box) and space.is_bounded()
@@ -544,7 +544,7 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
         if not all(np.isfinite(x).all() for x in tree.leaves(params)) or any(params["scale"] <= 0):
             raise ValueError("its numbers are not finite, or its scale is not positive")
         return params
-    except Exception as error:  # `refusing` would keep the data in memory
+    except Exception as error:  # on Python 3.13, `refusing` keeps the data in memory
         raise BadInput(f"{path} cannot be used: {error}") from None
 
 
@@ -585,7 +585,7 @@ def learning_curve(history: History, *, config: Config) -> Figure:
 
 
 def hand_in(out: Path) -> bytes:
-    """The zip to hand in; its bytes depend on nothing but its files' bytes."""
+    """The zip to hand in: on one system, the same files give the same bytes."""
     here = Path(globals().get("__file__", "main.py")).parent  # a notebook has no __file__
     paths = [here / name for name in ("main.py", "README.md", "requirements.txt")]
     paths += [out / name for name in FILES[:-1]] + sorted((here / "tests").glob("*.*"))
@@ -601,7 +601,7 @@ COLUMNS = "seed,steps,episodes,seconds,mean,min,returns,options"
 TABLE = """ solved    mean     min  median   from     to   most  ratio  from    to  seconds  variant
 {}
 solved: a mean of {:g} or more over {} fresh episodes; min: the worst episode of all
-median, most: environment steps until training stopped; unconfirmed, all: ratio is a bound then
+median, most: environment steps until training stopped (all, if it did not: ratio is a bound then)
 ratio: of these to the default's, geometric mean; from, to: 95% bootstrap, some 90% for 9 seeds"""
 ROW = "{:>7}{:8.2f}{:8.2f}{:8.0f}{:7.0f}{:7.0f}{:7}{:7.2f}{:6.2f}{:6.2f}{:9.1f}  {}"
 
@@ -648,7 +648,7 @@ def study_table(study: dict[str, list[np.ndarray]], config: Config) -> str:
 
 
 def study_figure(study: dict[str, list[np.ndarray]], config: Config) -> Figure:
-    """A data profile (More & Wild 2009), all returns (Agarwal et al. 2021), and each seed's."""
+    """A data profile (More & Wild 2009), returns (cf. Agarwal et al. 2021), and each seed's."""
     figure, goal = Figure(figsize=(12, 10), dpi=100, layout="constrained"), config.target_return
     share, above, success, box = figure.subplot_mosaic("AB;CC;DD").values()
     for i, (name, (steps, _, returns)) in enumerate(study.items()):
@@ -704,7 +704,7 @@ def make_parser() -> Parser:
     parser.epilog = "\n".join(wrap(f"{name}: {words}") for name, words in PRESETS.items())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     for flag, f in FLAGS.items():
-        meaning, allowed, heading = f.metadata.values()
+        meaning, allowed, heading = f.metadata.values()  # in the order of `option`
         if heading:
             group = parser.add_argument_group(heading)
         text, kind = f"{meaning} (default %(default)r", type(f.default)
@@ -756,7 +756,7 @@ def as_options(config: Config) -> str:
         value = getattr(config, f.name)
         if isinstance(value, bool):
             words += [flag if value else f"--no-{flag[2:]}"]
-        elif f.compare:
+        elif f.compare:  # `counts`, in option
             words += [flag, *map(str, value)] if isinstance(value, tuple) else [f"{flag}={value}"]
     return shlex.join(words)
 
