@@ -42,7 +42,7 @@ from typing import Any, NamedTuple, NoReturn
 if not hasattr(itertools, "pairwise"):  # which came with 3.10
     sys.exit("main.py needs Python 3.10 or newer")
 if __name__ == "__main__" and "ipykernel" not in sys.modules:  # a program: no window, no sound
-    gc.disable()  # imports are quicker without looking for garbage; enabled in the last cell
+    gc.disable()  # imports are quicker without garbage collection; the last cell enables it
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # enough for networks this small
     os.environ |= {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "MPLBACKEND": "agg"}
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no word about a missing HOME
@@ -60,10 +60,10 @@ from tqdm import tqdm
 
 # %% Configuration: what can be chosen; the defaults are for CartPole, PRESETS for other games
 def option(default: Any, meaning: str, *allowed: Any, group: str = "", counts: bool = True) -> Any:
-    """A field of Config that is an option, too: in --help, checked, saved. It acts where config.x
-    is read. Its type is its default's (0.0, not 0). allowed: words, or both ends (numbers must)."""
+    """A field of Config that is also an option: in --help, checked, saved. Its type is that of its
+    default (so 0.0, not 0). allowed: words; for a number, which needs it, lowest and highest."""
     about = {"meaning": meaning, "allowed": allowed, "group": group}  # a heading in --help
-    return field(default=default, metadata=about, compare=counts)  # False: not in ==, stale in jit
+    return field(default=default, metadata=about, compare=counts)  # False: not in ==, not for jit
 
 
 @dataclass(frozen=True, init=False)
@@ -115,7 +115,7 @@ class Config:
     double: bool = option(True, "Double DQN target (van Hasselt et al. 2016)")
     bound_targets: bool = option(True, "cap targets at 3 times Q's upper bound, if known")
     tau: float = option(0.03, "share of the network that goes into its target copy", 1e-6, 1)
-    target_period: int = option(1, "updates of the network for one of its target copy", 1, 1e6)
+    target_period: int = option(1, "the target copy follows after so many updates", 1, 1e6)
     loss: str = option("huber", "of the temporal-difference error", "huber", "squared")
     learning_rate: float = option(6e-3, "of Adam", 1e-9, 1)
     decay_learning_rate: bool = option(True, "let it fall linearly to 0 over --total-steps")
@@ -127,7 +127,7 @@ class Config:
     q_bound: float = np.inf  # no true Q is higher: max_reward, as learned, / (1 - gamma), or 0
 
     def __init__(self, options: str | list[str] = "") -> None:
-        vars(self).update(parse_options(options))  # see Options; frozen refuses self.x = ...
+        vars(self).update(parse_options(options))  # in cell Options; frozen refuses self.x = ...
         q_bound = max(0.0, reward_to_learn(self.max_reward, self) / (1 - self.gamma))
         vars(self).update(sizes=layer_sizes(self), q_bound=q_bound)
 
@@ -211,7 +211,7 @@ def random_policy_fn(rng: Generator, obs: AnyArray, n_actions: int = 2) -> np.nd
 
 @jit
 def policy_fn(rng: Array | None, params: Params, obs: AnyArray) -> Array:
-    """The greedy action, argmax_a Q(s, a): [..., O] -> [...]; rng, None or a JAX key, is unused."""
+    """The greedy action, argmax_a Q(s, a): [..., O] -> [...]. It draws nothing: rng may be None."""
     return jnp.argmax(q_values(params, obs), axis=-1)
 
 
@@ -235,8 +235,7 @@ def epsilon_at(step: int, config: Config) -> float:
 class Batch(NamedTuple):
     """Transitions to learn from: B of a batch, U B of a round, or a single one (then no B axis).
     `discount` is what the next observation's value counts for: gamma, or 0 if the game terminated.
-    A game cut short by its time limit goes on in the agent's eyes (Pardo et al. 2018). With n steps
-    `reward` is sum_k gamma^k r_k, k < m, and `discount` gamma^m or 0; m is n, or less at an end."""
+    A game cut short by its time limit goes on in the agent's eyes (Pardo et al. 2018)."""
 
     obs: AnyArray  # [B, O]
     action: AnyArray  # [B]
@@ -274,8 +273,9 @@ def sample_batch(
 
 
 def n_step_return(rows: np.ndarray, slot: np.ndarray, config: Config) -> tuple[np.ndarray, ...]:
-    """reward, discount, next_obs; for n = 1, the default: r, gamma or 0, s'. For more steps, as far
-    as episode and memory go (Sutton & Barto 2018, chapter 7; no off-policy correction)."""
+    """(reward, discount, next_obs) of a Batch. One step, the default: r, gamma or 0, s'. In general
+    sum_k gamma^k r_k, k < m; gamma^m or 0; the m-th next one. m is n, or less where the episode or
+    the memory ends (Sutton & Barto 2018, chapter 7; no off-policy correction)."""
     rewards = reward_to_learn(rows["reward"], config)
     over = rows["terminated"] | rows["truncated"]
     over[-1] = True
@@ -328,7 +328,7 @@ def new_learner(config: Config) -> Learner:
 
 
 def measure_scale(learner: Learner, memory: deque[bytearray], config: Config) -> Learner:
-    """Sets `scale` to 1.5 standard deviations of the observations so far (factor 1: as good)."""
+    """Sets `scale` to 1.5 (tuned; 1 is as good) standard deviations of the observations so far."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     spread = 1.5 * np.std(rows["obs"], axis=0, dtype=np.float64)
     scale = {"scale": np.where(spread > 1e-6, spread, 1).astype(np.float32)}
@@ -340,11 +340,11 @@ def td_error(params: Params, target: Params, t: Batch, *, config: Config) -> Arr
     Double DQN, van Hasselt et al. 2016; the online network chooses, the target network judges:
         y = r + discount * Q(s', argmax_a' Q(s', a'; params); target)
     Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target). Bounded, min(y, 3 q_bound), as Q
-    may run away (Sutton & Barto 2018, 11.3). In Andrychowicz et al. 2017 it is 1 q_bound."""
+    may run away (Sutton & Barto 2018, 11.3). Andrychowicz et al. 2017 cap at 1 q_bound."""
     chex.assert_rank([t.obs, t.next_obs, t.action, t.reward, t.discount], [1, 1, 0, 0, 0])
     next_action = jnp.argmax(q_values(params if config.double else target, t.next_obs))
     y = t.reward + t.discount * q_values(target, t.next_obs)[next_action]
-    y = jnp.minimum(y, 3 * config.q_bound) if config.bound_targets else y  # 1: 1.9 x the steps
+    y = jnp.minimum(y, 3 * config.q_bound) if config.bound_targets else y  # 1 takes 1.9 x as long
     return lax.stop_gradient(y) - q_values(params, t.obs)[t.action]
 
 
@@ -366,7 +366,7 @@ def update_fn(learner: Learner, batch: Batch, *, config: Config) -> Learner:
     target <- (1 - tau) target + tau params (Lillicrap et al. 2016)"""
     params, target, opt_state, count = learner
     grads = grad(loss_fn)(params, target, batch, config=config)
-    deltas, opt_state = make_optimizer(config).update(grads, opt_state, params)  # made when traced
+    deltas, opt_state = make_optimizer(config).update(grads, opt_state, params)  # made once, by jit
     params, count = optax.apply_updates(params, deltas), count + 1
     tau = config.tau * (count % config.target_period == 0)
     return Learner(params, optax.incremental_update(params, target, tau), opt_state, count)
@@ -417,16 +417,17 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
         # Evaluate.
         if step % config.eval_every == 0 or step == config.total_steps:
             agent = learner.target if config.network == "target" else learner.params
-            returns = evaluate(agent, config.eval_episodes, f"evaluation {step}", config=config)
-            if config.early_stop and solved(returns, config):  # one good mean may be luck
-                returns = evaluate(agent, config.confirm_episodes, f"confirm {step}", config=config)
-            done = step == config.total_steps or (config.early_stop and solved(returns, config))
-            evaluations.append((step, score := float(returns.mean())))
+            play = partial(evaluate, agent, config=config)
+            score = float(play(config.eval_episodes, f"evaluation {step}").mean())
+            if config.early_stop and score >= config.target_return:  # one good mean may be luck
+                score = float(play(config.confirm_episodes, f"confirm {step}").mean())
+            evaluations.append((step, score))
             if score > chosen_score or not config.keep_best:
                 chosen, chosen_score = agent, score
             mean = np.mean([*env.return_queue][-100:] or np.nan)  # of recent episodes
             bar.postfix = f"epsilon {epsilon:.2f}, return {mean:.4g}, greedy {score:.4g}"
-            if done:
+            solved = config.early_stop and score >= config.target_return
+            if solved or step == config.total_steps:
                 bar.total = step  # so that a bar stopped early ends full
                 break
     return chosen, History([*env.length_queue], [*env.return_queue], evaluations, chosen_score)
@@ -488,11 +489,6 @@ def evaluate(params: Any, episodes: int, purpose: str = "report", *, config: Con
     return returns
 
 
-def solved(returns: np.ndarray, config: Config) -> np.ndarray:
-    """Whether the mean of E returns reaches the goal: [..., E] -> [...]."""
-    return returns.mean(axis=-1) >= config.target_return
-
-
 # %% Files: put in place as a whole; that of the parameters is read, not run
 FILES = ("params.pkl", "agent.gif", "random.gif", "learning_curve.png", "hand-in.zip")
 MAX_BYTES, MAX_INSTRUCTIONS, MAX_WORD = 2**24, 100_000, 10_000  # of a parameter file
@@ -535,7 +531,7 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
         arrays = [x for x in args if isinstance(x, bytes) and x != b"b"]  # b"b": a placeholder
         env_id, options = (strings[strings.index(name) + 1] for name in ("env_id", "options"))
         if env_id not in ([config.env_id] if config else gym.registry):
-            raise ValueError(f"it is for the game {env_id}, which is not --env-id, or not known")
+            raise ValueError(f"it is for the game {env_id}; name it by --env-id, if it is known")
         bins = [f"--action-bins={config.action_bins}"] if config else []  # as they will be played
         words = [x for x in shlex.split(options) if x[:9] != "--compare"]  # it swallows the rest
         template = init_params(Config([*words, f"--env-id={env_id}", *bins]))
@@ -640,7 +636,7 @@ def study_table(study: dict[str, list[np.ndarray]], config: Config) -> str:
     """By variant: steps [N], seconds [N] and returns [N, E] of N seeds and E episodes."""
     rows = []
     for name, (steps, seconds, returns) in study.items():
-        n_solved = np.sum(solved(returns, config))
+        n_solved = np.sum(returns.mean(axis=1) >= config.target_return)
         ratio = np.exp(interval(np.mean, np.log(steps / study["default"][0])))
         row = f"{n_solved}/{len(steps)}", returns.mean(), returns.min(), *interval(np.median, steps)
         rows.append(ROW.format(*row, max(steps), *ratio, np.median(seconds), name))
@@ -655,7 +651,8 @@ def study_figure(study: dict[str, list[np.ndarray]], config: Config) -> Figure:
         style = {"color": f"C{i % 10}", "ls": "-" if i < 10 else "--"}
         dots = {"marker": ".", "ls": "", **dict.fromkeys(("color", "mec", "mfc"), style["color"])}
         seeds = config.seed + np.arange(len(steps)) + 0.8 * i / len(study)
-        share.ecdf(np.where(solved(returns, config), steps, np.inf), label=name, **style)
+        solved_at = np.where(returns.mean(axis=1) >= goal, steps, np.inf)
+        share.ecdf(solved_at, label=name, **style)
         above.ecdf(returns.ravel(), complementary=True, **style)
         success.plot(seeds, (returns >= goal).mean(axis=1), **dots)
         lines = {f"{part}props": style for part in ("box", "whisker", "cap", "median")}
@@ -731,7 +728,17 @@ def parse_options(options: str | list[str]) -> dict[str, Any]:
     names = [asked.env_id] if asked.env_id == Config.env_id else ["other games", asked.env_id]
     names += [name for name in PRESETS if getattr(asked, name, False)]  # vanilla, steady
     preset = " ".join(PRESETS.get(name, "") for name in names).split()
-    values = vars(parser.parse_args([*preset, *words]))
+    check_options(values := vars(parser.parse_args([*preset, *words])))
+    before = [x for x in itertools.takewhile("--compare".__ne__, words) if x[:10] != "--compare="]
+    variants = tuple((shlex.join(more), Config([*before, *more])) for more in values["compare"])
+    shared = ("env_id", "seed", "seeds", "evaluate", "out", "report_episodes", "target_return")
+    if any(getattr(variant, name) != values[name] for _, variant in variants for name in shared):
+        raise BadInput(f"--compare must stand last, and not change {', '.join(shared)}")
+    return values | {"hidden": tuple(values["hidden"]), "compare": variants}
+
+
+def check_options(values: dict[str, Any]) -> None:
+    """Refuses numbers out of their range, and options that do not go together."""
     for flag, f in FLAGS.items():
         if f.metadata["allowed"] and not isinstance(f.default, str):
             low, high, value = *f.metadata["allowed"], values[f.name]
@@ -741,12 +748,6 @@ def parse_options(options: str | list[str]) -> dict[str, Any]:
         raise BadInput("--evaluate must stand without --seeds and --compare")
     if values["seed"] + values["seeds"] > 2**32:
         raise BadInput("--seeds must not go beyond the last --seed")
-    before = [x for x in itertools.takewhile("--compare".__ne__, words) if x[:10] != "--compare="]
-    variants = tuple((shlex.join(more), Config([*before, *more])) for more in values["compare"])
-    shared = ("env_id", "seed", "seeds", "evaluate", "out", "report_episodes", "target_return")
-    if any(getattr(variant, name) != values[name] for _, variant in variants for name in shared):
-        raise BadInput(f"--compare must stand last, and not change {', '.join(shared)}")
-    return values | {"hidden": tuple(values["hidden"]), "compare": variants}
 
 
 def as_options(config: Config) -> str:
@@ -798,7 +799,7 @@ def run(config: Config) -> str:
     if not config.evaluate:
         record(out / "random.gif", params, 1.0, config=config)
         write(out / "hand-in.zip", hand_in(out))
-        if np.isfinite(goal := config.target_return) and not solved(scores["trained"], config):
+        if scores["trained"].mean() < (goal := config.target_return) < np.inf:
             notes = f"\nnot solved: the goal is {goal:g}; try more --total-steps, or another --seed"
     names = ("agent.gif",) if config.evaluate else FILES
     if written := ", ".join(name for name in names if (out / name).exists()):
