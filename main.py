@@ -62,8 +62,8 @@ from tqdm import tqdm
 def option(default: Any, meaning: str, *allowed: Any, group: str = "", counts: bool = True) -> Any:
     """A field of Config that is also an option: in --help, checked, saved. Its type is that of its
     default (so 0.0, not 0). allowed: words; for a number, which needs it, lowest and highest."""
-    about = {"meaning": meaning, "allowed": allowed, "group": group}  # a heading in --help
-    return field(default=default, metadata=about, compare=counts)  # False: not in ==, not for jit
+    about = {"meaning": meaning, "allowed": allowed, "group": group}  # group: a heading before it
+    return field(default=default, metadata=about, compare=counts)  # False: ignored by == and jit
 
 
 @dataclass(frozen=True, init=False)
@@ -124,7 +124,7 @@ class Config:
     clip_value: float = option(0.0, "clip each number of a gradient to this; 0 is off", 0, 1e9)
     clip_norm: float = option(0.0, "clip a gradient's global norm to this; 0 is off", 0, 1e9)
     sizes: tuple[int, ...] = ()  # of all layers, from O to A; follows from the options
-    q_bound: float = np.inf  # no true Q is higher: max_reward, as learned, / (1 - gamma), or 0
+    q_bound: float = np.inf  # no true Q is higher: max(0, max_reward as learned / (1 - gamma))
 
     def __init__(self, options: str | list[str] = "") -> None:
         vars(self).update(parse_options(options))  # in cell Options; frozen refuses self.x = ...
@@ -234,12 +234,12 @@ def epsilon_at(step: int, config: Config) -> float:
 # %% Replay: what happened is kept as it happened, and learned from at random
 class Batch(NamedTuple):
     """Transitions to learn from: B of a batch, U B of a round, or a single one (then no B axis).
-    `discount` is what the next observation's value counts for: gamma, or 0 if the game terminated.
-    A game cut short by its time limit goes on in the agent's eyes (Pardo et al. 2018)."""
+    `discount` is what next_obs's value counts for: gamma, gamma^m after m steps, or 0 if the game
+    terminated. One cut short by its time limit goes on in the agent's eyes (Pardo et al. 2018)."""
 
     obs: AnyArray  # [B, O]
     action: AnyArray  # [B]
-    reward: AnyArray  # [B], as reward_to_learn gives it
+    reward: AnyArray  # [B], as n_step_return gives it
     discount: AnyArray  # [B]
     next_obs: AnyArray  # [B, O]
     weight: AnyArray  # [B], what it counts for in the loss; 1 unless prioritized
@@ -273,9 +273,8 @@ def sample_batch(
 
 
 def n_step_return(rows: np.ndarray, slot: np.ndarray, config: Config) -> tuple[np.ndarray, ...]:
-    """(reward, discount, next_obs) of a Batch. One step, the default: r, gamma or 0, s'. In general
-    sum_k gamma^k r_k, k < m; gamma^m or 0; the m-th next one. m is n, or less where the episode or
-    the memory ends (Sutton & Barto 2018, chapter 7; no off-policy correction)."""
+    """(sum_{k<m} gamma^k r_k, gamma^m or 0, s_m); m is n_step (1: r, gamma or 0, s') or less, where
+    episode or memory ends (Sutton & Barto 2018, chapter 7; no off-policy correction)."""
     rewards = reward_to_learn(rows["reward"], config)
     over = rows["terminated"] | rows["truncated"]
     over[-1] = True
@@ -306,7 +305,7 @@ class Learner(NamedTuple):  # all that learning changes
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov & Hutter 2019)."""
     skipped = (config.warmup_steps - 1) // config.train_every  # rounds of the warm-up
-    rounds = config.total_steps // config.train_every - skipped  # float below: int32 may overflow
+    rounds = config.total_steps // config.train_every - skipped  # as float: int32 could overflow
     last_rate = 0.0 if config.decay_learning_rate else config.learning_rate
     rate = optax.linear_schedule(config.learning_rate, last_rate, float(rounds * config.updates))
     is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # biases do not decay
@@ -328,7 +327,7 @@ def new_learner(config: Config) -> Learner:
 
 
 def measure_scale(learner: Learner, memory: deque[bytearray], config: Config) -> Learner:
-    """Sets `scale` to 1.5 (tuned; 1 is as good) standard deviations of the observations so far."""
+    """Sets `scale` to 1.5 standard deviations of the observations so far (1 learns as fast)."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     spread = 1.5 * np.std(rows["obs"], axis=0, dtype=np.float64)
     scale = {"scale": np.where(spread > 1e-6, spread, 1).astype(np.float32)}
@@ -339,12 +338,12 @@ def td_error(params: Params, target: Params, t: Batch, *, config: Config) -> Arr
     """Temporal-difference error y - Q(s, a) of one transition; a scalar. No gradient flows into y.
     Double DQN, van Hasselt et al. 2016; the online network chooses, the target network judges:
         y = r + discount * Q(s', argmax_a' Q(s', a'; params); target)
-    Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target). Bounded, min(y, 3 q_bound), as Q
-    may run away (Sutton & Barto 2018, 11.3). Andrychowicz et al. 2017 cap at 1 q_bound."""
+    Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target). Q may run away (Sutton & Barto
+    2018, 11.3), so --bound-targets: y <- min(y, 3 q_bound). Andrychowicz et al. 2017: 1 q_bound."""
     chex.assert_rank([t.obs, t.next_obs, t.action, t.reward, t.discount], [1, 1, 0, 0, 0])
     next_action = jnp.argmax(q_values(params if config.double else target, t.next_obs))
     y = t.reward + t.discount * q_values(target, t.next_obs)[next_action]
-    y = jnp.minimum(y, 3 * config.q_bound) if config.bound_targets else y  # 1 takes 1.9 x as long
+    y = jnp.minimum(y, 3 * config.q_bound) if config.bound_targets else y  # 1 q_bound: 1.9 x steps
     return lax.stop_gradient(y) - q_values(params, t.obs)[t.action]
 
 
@@ -366,7 +365,7 @@ def update_fn(learner: Learner, batch: Batch, *, config: Config) -> Learner:
     target <- (1 - tau) target + tau params (Lillicrap et al. 2016)"""
     params, target, opt_state, count = learner
     grads = grad(loss_fn)(params, target, batch, config=config)
-    deltas, opt_state = make_optimizer(config).update(grads, opt_state, params)  # made once, by jit
+    deltas, opt_state = make_optimizer(config).update(grads, opt_state, params)  # built when traced
     params, count = optax.apply_updates(params, deltas), count + 1
     tau = config.tau * (count % config.target_period == 0)
     return Learner(params, optax.incremental_update(params, target, tau), opt_state, count)
@@ -374,7 +373,7 @@ def update_fn(learner: Learner, batch: Batch, *, config: Config) -> Learner:
 
 @partial(jit, static_argnames="config")
 def update_round(learner: Learner, batches: Batch, *, config: Config) -> Learner:
-    """update_fn for each of U batches, given as one [U B, ...]; lax.scan compiles the loop."""
+    """update_fn for each of U batches, given as one [U B, ...]; lax.scan hands the learner on."""
     batches = tree.map(lambda x: x.reshape(config.updates, -1, *x.shape[1:]), batches)
     return lax.scan(lambda now, b: (update_fn(now, b, config=config), None), learner, batches)[0]
 
@@ -428,7 +427,7 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
             bar.postfix = f"epsilon {epsilon:.2f}, return {mean:.4g}, greedy {score:.4g}"
             solved = config.early_stop and score >= config.target_return
             if solved or step == config.total_steps:
-                bar.total = step  # so that a bar stopped early ends full
+                bar.total = step  # so that a bar stopped early ends full (it counts from 1)
                 break
     return chosen, History([*env.length_queue], [*env.return_queue], evaluations, chosen_score)
 
@@ -457,7 +456,7 @@ def prioritize(memory: deque[bytearray], batch: Batch, learner: Learner, config:
 
 # %% Games: what is played, and how an agent is scored
 def make_game(config: Config, **kwargs: Any) -> gym.Env:
-    """A game of one vector, discrete actions, an end. To evaluate CartPole, this is bypassed."""
+    """A game that shows a vector, has discrete actions, ends; CartPole's `evaluate` skips this."""
     env = gym.make(config.env_id, **kwargs)
     space, bins = env.action_space, config.action_bins
     bounded = isinstance(space, gym.spaces.Box) and space.is_bounded()
@@ -540,7 +539,7 @@ def load_params(path: Path | str, config: Config | None = None) -> Params:
         if not all(np.isfinite(x).all() for x in tree.leaves(params)) or any(params["scale"] <= 0):
             raise ValueError("its numbers are not finite, or its scale is not positive")
         return params
-    except Exception as error:  # on Python 3.13, `refusing` keeps the data in memory
+    except Exception as error:  # not `refusing`: on Python 3.13 it keeps the data in memory
         raise BadInput(f"{path} cannot be used: {error}") from None
 
 
@@ -611,7 +610,8 @@ def run_study(config: Config) -> str:
     for seed, name in tqdm([*itertools.product(seeds, variants)], "study", disable=not sys.stderr):
         options = as_options(trial := Config(f"{as_options(variants[name])} --seed {seed}"))
         if options not in lines:
-            start, (params, history) = time.perf_counter(), train(trial, quiet=True)
+            start = time.perf_counter()
+            params, history = train(trial, quiet=True)
             seconds, steps = round(time.perf_counter() - start, 1), history.evaluations[-1][0]
             returns = evaluate(params, trial.report_episodes, config=trial)
             row = seed, steps, len(history.returns), seconds, returns.mean(), returns.min()
@@ -659,8 +659,7 @@ def study_figure(study: dict[str, list[np.ndarray]], config: Config) -> Figure:
         lines |= {"meanprops": dots, "flierprops": dots | {"ms": 2}, "manage_ticks": False}
         box.boxplot([*returns], positions=seeds, widths=0.6 / len(study), showmeans=True, **lines)
     share.set(xlabel="environment steps", ylabel="share of seeds solved", ylim=(-0.05, 1.05))
-    share.set_xscale("log", base=2)
-    share.axvline(config.total_steps, color="0.8")  # the budget
+    share.semilogx([config.total_steps] * 2, [0, 1], base=2, color="0.8")  # the budget
     above.set(xlabel="return, all seeds", ylabel="share of at least this", ylim=(-0.05, 1.05))
     ticks = range(config.seed, config.seed + config.seeds, 1 + config.seeds // 10)
     place = {"xlabel": "seed", "xticks": ticks, "xticklabels": ticks}
@@ -730,11 +729,12 @@ def parse_options(options: str | list[str]) -> dict[str, Any]:
     preset = " ".join(PRESETS.get(name, "") for name in names).split()
     check_options(values := vars(parser.parse_args([*preset, *words])))
     before = [x for x in itertools.takewhile("--compare".__ne__, words) if x[:10] != "--compare="]
-    variants = tuple((shlex.join(more), Config([*before, *more])) for more in values["compare"])
+    with refusing("--compare must stand last, and each word after it be a variant's options"):
+        others = tuple((shlex.join(more), Config([*before, *more])) for more in values["compare"])
     shared = ("env_id", "seed", "seeds", "evaluate", "out", "report_episodes", "target_return")
-    if any(getattr(variant, name) != values[name] for _, variant in variants for name in shared):
+    if any(getattr(variant, name) != values[name] for _, variant in others for name in shared):
         raise BadInput(f"--compare must stand last, and not change {', '.join(shared)}")
-    return values | {"hidden": tuple(values["hidden"]), "compare": variants}
+    return {k: tuple(v) if type(v) is list else v for k, v in values.items()} | {"compare": others}
 
 
 def check_options(values: dict[str, Any]) -> None:

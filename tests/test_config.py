@@ -21,7 +21,7 @@ from main import Config
         "--seed 4294967295 --seeds 2", "--seeds 2 --evaluate x.pkl",
         "--evaluate x.pkl --compare --vanilla",
         "--gamma 0.9 --compare '--gamma 7'", "--loss huber --compare '--loss cubic'",
-        "--compare \"'x\"", "--compare --vanilla --out=x", "--compare '--env-id Acrobot-v1'",
+        "--compare \"'x\"", "--compare --vanilla --out x", "--compare --vanilla --out=x", "--compare '--env-id Acrobot-v1'",
         "--compare '--seed 3' --vanilla", "--env-id Nowhere-v0",
         "--hidden 1024 1024 1024 1024 1024 1024", "--hidden" + 2400 * " 1",
     ],
