@@ -87,7 +87,7 @@ class Config:
     updates: int = option(128, "updates in a round", 1, 1e6)
     eval_every: int = option(512, "environment steps between greedy evaluations", 1, 1e9)
     eval_episodes: int = option(100, "episodes of an evaluation", 1, 1e4)
-    target_return: float = option(np.inf, "goal for the mean; by default, the game's", -1e9, np.inf)
+    target_return: float = option(np.inf, "goal for the mean; if absent, the game's", -1e9, np.inf)
     confirm_episodes: int = option(4_000, "fresh episodes to confirm it", 1, 1e5)
     early_stop: bool = option(True, "stop as soon as it is confirmed")
     network: str = option("target", "which one to evaluate and hand in", "online", "target")
@@ -124,7 +124,7 @@ class Config:
     clip_value: float = option(0.0, "clip each number of a gradient to this; 0 is off", 0, 1e9)
     clip_norm: float = option(0.0, "clip a gradient's global norm to this; 0 is off", 0, 1e9)
     sizes: tuple[int, ...] = ()  # of all layers, from O to A; follows from the options
-    q_bound: float = np.inf  # no true Q is higher: max(0, max_reward as learned / (1 - gamma))
+    q_bound: float = np.inf  # no Q is higher: max(0, reward_to_learn(max_reward) / (1 - gamma))
 
     def __init__(self, options: str | list[str] = "") -> None:
         vars(self).update(parse_options(options))  # in cell Options; frozen refuses self.x = ...
@@ -211,7 +211,7 @@ def random_policy_fn(rng: Generator, obs: AnyArray, n_actions: int = 2) -> np.nd
 
 @jit
 def policy_fn(rng: Array | None, params: Params, obs: AnyArray) -> Array:
-    """The greedy action, argmax_a Q(s, a): [..., O] -> [...]. It draws nothing: rng may be None."""
+    """The greedy action, argmax_a Q(s, a): [..., O] -> [...]. rng: for the course, unused."""
     return jnp.argmax(q_values(params, obs), axis=-1)
 
 
@@ -233,7 +233,7 @@ def epsilon_at(step: int, config: Config) -> float:
 
 # %% Replay: what happened is kept as it happened, and learned from at random
 class Batch(NamedTuple):
-    """Transitions to learn from: B of a batch, U B of a round, or a single one (then no B axis).
+    """Transitions to learn from: B of a batch, U * B of a round, or a single one (no B axis).
     `discount` is what next_obs's value counts for: gamma, gamma^m after m steps, or 0 if the game
     terminated. One cut short by its time limit goes on in the agent's eyes (Pardo et al. 2018)."""
 
@@ -256,14 +256,14 @@ def row_type(n_obs: int) -> np.dtype:
 
 def remember(memory: deque[bytearray], transition: tuple[Any, ...]) -> None:
     """Appends (obs, action, reward, terminated, truncated, next_obs) as a row of bytes: these join
-    to an array far quicker than tuples. Its priority is inf, as it was not replayed yet."""
+    to an array far quicker than tuples, and may change (prioritize). Priority inf: not replayed."""
     memory.append(bytearray(np.array((*transition, np.inf), row_type(len(transition[0])))))
 
 
 def sample_batch(
     rng: Generator, memory: deque[bytearray], batch_size: int, config: Config, step: int = 0
 ) -> Batch:
-    """A batch drawn with replacement; `train` draws U B at once, as joining rows is slow."""
+    """A batch drawn with replacement; train draws U * B at once, for speed. step: for beta."""
     rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
     slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
     if config.prioritized:  # then not uniformly, and weighted
@@ -283,7 +283,7 @@ def n_step_return(rows: np.ndarray, slot: np.ndarray, config: Config) -> tuple[n
         goes_on = ~over[last]
         last = last + goes_on
         reward = reward + goes_on * config.gamma**k * rewards[last]  # adds 0 once over
-    discount = config.gamma ** (last - slot + 1) * ~rows["terminated"][last]
+    discount = config.gamma ** (last - slot + 1) * (1 - rows["terminated"][last])
     return reward.astype(np.float32), discount.astype(np.float32), rows["next_obs"][last]
 
 
@@ -305,7 +305,7 @@ class Learner(NamedTuple):  # all that learning changes
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov & Hutter 2019)."""
     skipped = (config.warmup_steps - 1) // config.train_every  # rounds of the warm-up
-    rounds = config.total_steps // config.train_every - skipped  # as float: int32 could overflow
+    rounds = config.total_steps // config.train_every - skipped  # float below: int32 may overflow
     last_rate = 0.0 if config.decay_learning_rate else config.learning_rate
     rate = optax.linear_schedule(config.learning_rate, last_rate, float(rounds * config.updates))
     is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # biases do not decay
@@ -339,11 +339,11 @@ def td_error(params: Params, target: Params, t: Batch, *, config: Config) -> Arr
     Double DQN, van Hasselt et al. 2016; the online network chooses, the target network judges:
         y = r + discount * Q(s', argmax_a' Q(s', a'; params); target)
     Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target). Q may run away (Sutton & Barto
-    2018, 11.3), so --bound-targets: y <- min(y, 3 q_bound). Andrychowicz et al. 2017: 1 q_bound."""
+    2018, 11.3): y <- min(y, 3 q_bound). With 1 (Andrychowicz et al. 2017), 1.9 times the steps."""
     chex.assert_rank([t.obs, t.next_obs, t.action, t.reward, t.discount], [1, 1, 0, 0, 0])
     next_action = jnp.argmax(q_values(params if config.double else target, t.next_obs))
     y = t.reward + t.discount * q_values(target, t.next_obs)[next_action]
-    y = jnp.minimum(y, 3 * config.q_bound) if config.bound_targets else y  # 1 q_bound: 1.9 x steps
+    y = jnp.minimum(y, 3 * config.q_bound) if config.bound_targets else y
     return lax.stop_gradient(y) - q_values(params, t.obs)[t.action]
 
 
@@ -411,7 +411,7 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
         if step >= config.warmup_steps and step % config.train_every == 0:
             batches = sample_batch(rng, memory, config.updates * config.batch_size, config, step)
             learner = update_round(learner, batches, config=config)
-            prioritize(memory, batches, learner, config)  # if asked for
+            prioritize(memory, batches, learner, config)  # only with --prioritized
 
         # Evaluate.
         if step % config.eval_every == 0 or step == config.total_steps:
@@ -423,7 +423,7 @@ def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
             evaluations.append((step, score))
             if score > chosen_score or not config.keep_best:
                 chosen, chosen_score = agent, score
-            mean = np.mean([*env.return_queue][-100:] or np.nan)  # of recent episodes
+            mean = np.mean([*env.return_queue][-100:] or np.nan)  # of recent episodes, if any
             bar.postfix = f"epsilon {epsilon:.2f}, return {mean:.4g}, greedy {score:.4g}"
             solved = config.early_stop and score >= config.target_return
             if solved or step == config.total_steps:
@@ -570,7 +570,7 @@ def learning_curve(history: History, *, config: Config) -> Figure:
     steps, returns = np.cumsum(history.lengths), history.returns
     mean = [np.mean(returns[max(0, n - 100) : n]) for n in range(1, len(returns) + 1)]
     axes.plot(steps, returns, ".", color="0.7", label="training episode")
-    axes.plot(steps, mean, color="C0", label="mean of up to 100")
+    axes.plot(steps, mean, color="C0", label="mean of the last 100")
     axes.plot(*np.transpose(history.evaluations), "o-", ms=4, color="C1", label="greedy evaluation")
     if np.isfinite(config.target_return):
         axes.axhline(config.target_return, color="0.4", ls="--", lw=1, label="target return")
@@ -597,7 +597,7 @@ TABLE = """ solved    mean     min  median   from     to   most  ratio  from    
 {}
 solved: a mean of {:g} or more over {} fresh episodes; min: the worst episode of all
 median, most: environment steps until training stopped (all, if it did not: ratio is a bound then)
-ratio: of these to the default's, geometric mean; from, to: 95% bootstrap, some 90% for 9 seeds"""
+ratio: of these to the default's, geometric mean; from, to: 95% bootstrap (90% with 9 seeds)"""
 ROW = "{:>7}{:8.2f}{:8.2f}{:8.0f}{:7.0f}{:7.0f}{:7}{:7.2f}{:6.2f}{:6.2f}{:9.1f}  {}"
 
 
