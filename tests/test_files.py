@@ -201,7 +201,7 @@ def test_a_recording_shows_ten_seconds_in_real_time_for_ever(params, tmp_path):
     assert (tmp_path / "a.gif").stat().st_size < 300_000
     first, last = pictures[0].astype(int), pictures[-1]
     assert (first == 0).all(axis=-1).all(axis=-1).any()  # a black row: the track
-    assert (np.abs(first - (202, 152, 101)).max(axis=-1) < 40).sum() > 100  # the brown pole
+    assert (np.abs(first - (202, 152, 101)).max(axis=-1) < 26).sum() > 100  # the brown pole
     assert np.any(first != last)
 
 
@@ -266,14 +266,16 @@ def test_the_learning_curve_is_a_picture_even_of_very_little(tmp_path):
             assert iio.imread(tmp_path / "curve.png").shape[:2] == (400, 800)
 
 
-def test_the_zip_holds_what_the_readme_names_and_the_same_bytes_each_time(tmp_path):
+def test_the_zip_holds_what_the_readme_names_and_the_same_bytes_everywhere(tmp_path, monkeypatch):
     for name in main.FILES:
         (tmp_path / name).write_bytes(name.encode())
-    first, second = main.hand_in(tmp_path), main.hand_in(tmp_path)
-    assert first == second
+    first = main.hand_in(tmp_path)
+    assert first == main.hand_in(tmp_path)
+    monkeypatch.setattr(zipfile.sys, "platform", "win32")  # which zipfile notes down
+    assert first == main.hand_in(tmp_path)
+    monkeypatch.undo()
     with zipfile.ZipFile(io.BytesIO(first)) as archive:
         names = set(archive.namelist())
-        assert {i.create_system for i in archive.infolist()} == {3}  # on every system
         assert archive.read("params.pkl") == b"params.pkl"
     tests = {name for name in names if name.startswith("tests/")}
     assert {"tests/conftest.py", "tests/requirements.txt", "tests/test_files.py"} <= tests
