@@ -1,51 +1,59 @@
-"""Deep Q-learning in one file: an agent learns to balance a pole, in seconds.
+"""Deep Q-learning in one file: an agent learns to balance a pole in seconds.
 
-A neural network predicts the discounted sum of rewards after each action. The
-agent mostly takes the action predicted best, remembers what happened, and
-corrects its predictions on random samples of its memory: the Deep Q-Network of
-Mnih et al. 2015 with a bounded Double DQN target (van Hasselt et al. 2016), a
-soft target network, optimism, scaled inputs and rewards, two updates a step.
+The game is CartPole-v1. At each step the agent sees four numbers: where the cart is,
+how fast it moves, how far the pole leans, and how fast it falls. Then it pushes the
+cart to the left or to the right. Each step gives a reward of 1. The episode ends when
+the pole falls, when the cart leaves the track, or after 500 steps.
 
-    python main.py                          train; params.pkl, GIFs, figure, zip
-    python main.py --evaluate params.pkl    score trained parameters, agent.gif
-    python main.py --env-id MountainCar-v0 --seed 1 --out runs/1
-    python main.py --seeds 9 --compare --no-double --vanilla    what ideas buy
+The agent learns Q(s, a): the sum of the rewards that it can expect after action a in
+state s. A reward that comes k steps later counts gamma^k times; gamma, the discount, is
+a little below 1. With the reward r and the next state s', the Q-values of the best
+agent satisfy the Bellman equation:
 
-The lecture goes from Network to Training; the rest makes a hand-in of it.
-In a notebook, run all cells, then main("--seed 7"). Shapes: B transitions in a
-batch, U batches in a round, O numbers in an observation, A actions.
+    Q(s, a) = r + gamma max_a' Q(s', a')        or r alone if the game is over
+
+A Deep Q-Network (DQN, Mnih et al. 2015) is a neural network that predicts Q-values and
+learns to bring both sides of this equation together:
+
+    repeat at each step of the game:
+        Act.       Take a random action with probability epsilon, else the best one.
+        Remember.  Store what happened in a replay memory.
+        Learn.     Draw a random batch from the memory and bring both sides together.
+        Evaluate.  From time to time, play without randomness. Stop when it is perfect.
+
+The batch is random because successive steps are too much alike. The right side comes
+from the target network, a slow copy of the network, because a goal that moves with each
+update is hard to reach.
+
+    python main.py                                     train, and write all files
+    python main.py --evaluate params.pkl               score trained parameters
+    python main.py --env-id MountainCar-v0 --seed 1    play another game
+    python main.py --help                              list all settings
+
+Letters in comments are sizes: B transitions in a batch, O numbers in an observation, A
+actions. A name means the same everywhere: params is a tree of arrays, rng is a NumPy
+generator, env is a game, and config holds the settings, which the cell Settings lists.
 """
 
 import argparse
-import gc
-import hashlib
-import io
 import itertools
-import logging
 import os
 import pickle
-import pickletools
 import shlex
-import signal
 import sys
-import textwrap
-import time
+import tempfile
 import zipfile
 from collections import deque
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from functools import lru_cache, partial
-from importlib.metadata import version
+from contextlib import closing, contextmanager
+from copy import copy
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
-if not hasattr(itertools, "pairwise"):  # which came with 3.10
-    sys.exit("main.py needs Python 3.10 or newer")
-if __name__ == "__main__" and "ipykernel" not in sys.modules:  # a program: no window, no sound
-    gc.disable()  # imports are quicker without garbage collection; the last cell enables it
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # enough for networks this small
-    os.environ |= {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "MPLBACKEND": "agg"}
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no word about a missing HOME
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # The network is too small for a GPU.
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # Games are drawn without a window
+os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # and without sound.
 
 import chex
 import gymnasium as gym
@@ -58,793 +66,813 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 
-# %% Configuration: what can be chosen; the defaults are for CartPole, PRESETS for other games
-def option(default: Any, meaning: str, *allowed: Any, group: str = "", counts: bool = True) -> Any:
-    """A field of Config that is also an option: in --help, checked, saved. Its type is that of its
-    default (so 0.0, not 0). allowed: words; for a number, which needs it, lowest and highest."""
-    about = {"meaning": meaning, "allowed": allowed, "group": group}  # group: a heading before it
-    return field(default=default, metadata=about, compare=counts)  # False: ignored by == and jit
+# %% Network: a multi-layer perceptron maps an observation to one Q-value per action
+def init_layer(rng, n_inputs, n_outputs, gain):
+    """Return a dense layer whose weights have the variance gain^2 / n_inputs."""
+    deviation = gain / np.sqrt(n_inputs)
+    weights = rng.normal(0, deviation, (n_inputs, n_outputs))
+    return {"w": np.float32(weights), "b": np.zeros(n_outputs, np.float32)}
 
 
-@dataclass(frozen=True, init=False)
-class Config:
-    """Every choice of a run. Config("--gamma 0.9 --vanilla") is what these words are in a shell.
-    Later overrules earlier: defaults, a game's in PRESETS, --vanilla, --steady, other options.
-    BadInput, a ValueError, says what is not allowed. == ignores the seed: updates compile once."""
+def init_params(rng, env, config):
+    """Return the parameters of a network for this game that has not learned yet.
 
-    env_id: str = option("CartPole-v1", "Gymnasium game to play", group="Run")
-    seed: int = option(0, "decides every random number", 0, 4294967295, counts=False)
-    seeds: int = option(1, "study so many seeds, from --seed on", 1, 1000, counts=False)
-    compare: tuple = option((), "last: each word after it is a variant's options", counts=False)
-    evaluate: str = option("", "score this parameter file, do not train", counts=False)
-    out: str = option(".", "folder that receives the files", counts=False)
-    report_episodes: int = option(100, "fresh episodes that score an agent", 1, 1e5)
-    vanilla: bool = option(False, "preset: near to Mnih et al. 2015")
-    steady: bool = option(False, "preset: slow, no early stop, last agent; overrules --vanilla")
-    total_steps: int = option(51_200, "steps of training at most", 1, 1e8, group="Training")
-    warmup_steps: int = option(512, "random steps before learning starts", 1, 1e8)
-    train_every: int = option(64, "environment steps between two rounds of updates", 1, 1e6)
-    updates: int = option(128, "updates in a round", 1, 1e6)
-    eval_every: int = option(512, "environment steps between greedy evaluations", 1, 1e9)
-    eval_episodes: int = option(100, "episodes of an evaluation", 1, 1e4)
-    target_return: float = option(np.inf, "goal for the mean; if absent, the game's", -1e9, np.inf)
-    confirm_episodes: int = option(4_000, "fresh episodes to confirm it", 1, 1e5)
-    early_stop: bool = option(True, "stop as soon as it is confirmed")
-    network: str = option("target", "which one to evaluate and hand in", "online", "target")
-    keep_best: bool = option(True, "hand in the best-evaluated parameters, not the last")
-    hidden: tuple[int, ...] = option((64, 64), "sizes of hidden layers", 1, 1024, group="Network")
-    activation: str = option("silu", "of the hidden layers", "relu", "silu", "tanh")
-    dueling: bool = option(False, "Q = V + advantage - its mean (Wang et al. 2016)")
-    scale_observations: bool = option(True, "divide by 1.5 standard deviations in the warm-up")
-    optimistic: bool = option(True, "start with Q-values near their upper bound, if known")
-    max_reward: float = option(np.inf, "best reward of a step; inf: not known", -1e9, np.inf)
-    epsilon_start: float = option(1.0, "random share when learning starts", 0, 1, group="Policy")
-    epsilon_end: float = option(0.05, "random share in the end", 0, 1)
-    epsilon_decay: float = option(1500.0, "steps of a linear fall; or time constant", 1, 1e9)
-    epsilon_schedule: str = option("linear", "how the share falls", "linear", "exponential")
-    action_bins: int = option(11, "values for each number of a continuous action", 2, 1000)
-    memory_size: int = option(50_000, "transitions in the memory", 1, 1e7, group="Replay")
-    batch_size: int = option(32, "transitions in the batch of one update", 1, 1e5)
-    n_step: int = option(1, "rewards that a transition adds up", 1, 1000)
-    clip_rewards: bool = option(False, "learn from rewards clipped to [-1, 1]")
-    scale_rewards: bool = option(True, "learn from rewards times 1 - gamma")
-    prioritized: bool = option(False, "sample by temporal-difference error (Schaul et al. 2016)")
-    priority_exponent: float = option(0.6, "alpha; 0 samples uniformly", 0, 1)
-    importance_exponent: float = option(0.4, "beta at first; it rises to 1 at --total-steps", 0, 1)
-    gamma: float = option(0.99, "discount of the next reward", 0, 0.9999, group="Learning")
-    double: bool = option(True, "Double DQN target (van Hasselt et al. 2016)")
-    bound_targets: bool = option(True, "cap targets at 3 times Q's upper bound, if known")
-    tau: float = option(0.03, "share of the network that goes into its target copy", 1e-6, 1)
-    target_period: int = option(1, "the target copy follows after so many updates", 1, 1e6)
-    loss: str = option("huber", "of the temporal-difference error", "huber", "squared")
-    learning_rate: float = option(6e-3, "of Adam", 1e-9, 1)
-    decay_learning_rate: bool = option(True, "let it fall linearly to 0 over --total-steps")
-    weight_decay: float = option(0.0, "makes Adam AdamW; 0 is off", 0, 1)
-    amsgrad: bool = option(False, "AMSGrad variant of Adam")
-    clip_value: float = option(0.0, "clip each number of a gradient to this; 0 is off", 0, 1e9)
-    clip_norm: float = option(0.0, "clip a gradient's global norm to this; 0 is off", 0, 1e9)
-    sizes: tuple[int, ...] = ()  # of all layers, from O to A; follows from the options
-    q_bound: float = np.inf  # no Q is higher: max(0, reward_to_learn(max_reward) / (1 - gamma))
+    Its last layer is small, so that at first all Q-values are nearly 0. Observations
+    are divided by the scale, which is measured and not learned.
+    """
+    n_inputs = env.observation_space.shape[0]
+    n_actions = env.action_space.n
 
-    def __init__(self, options: str | list[str] = "") -> None:
-        vars(self).update(parse_options(options))  # in cell Options; frozen refuses self.x = ...
-        q_bound = max(0.0, reward_to_learn(self.max_reward, self) / (1 - self.gamma))
-        vars(self).update(sizes=layer_sizes(self), q_bound=q_bound)
+    params = {"scale": np.ones(n_inputs, np.float32), "hidden": []}
+    for size in config.hidden:
+        params["hidden"].append(init_layer(rng, n_inputs, size, gain=1.0))
+        n_inputs = size
 
-
-PRESETS = {  # by game, or by the on/off option of this name; goals above Gymnasium's, if any
-    "CartPole-v1": "--max-reward 1 --target-return 500",
-    "other games": "--gamma 0.98 --batch-size 64 --learning-rate 0.002 --confirm-episodes 2000",
-    "Acrobot-v1": "--max-reward 0 --target-return -72 --hidden 64 64 64 --epsilon-decay 5000 "
-    "--eval-every 8192 --confirm-episodes 200",
-    "MountainCar-v0": "--max-reward -1 --target-return -100 --hidden 64 64 64 --tau 0.01 "
-    "--epsilon-decay 10000 --eval-every 2048 --confirm-episodes 400",
-    "Pendulum-v1": "--max-reward 0 --target-return -165 --tau 0.01 --epsilon-decay 5000 "
-    "--total-steps 20000 --eval-every 5000 --no-early-stop --no-keep-best",
-    # Mnih et al. 2015, but shorter; Adam, MLP, bootstraps at time limits, greedy tests, early stop:
-    "vanilla": "--no-double --n-step 1 --tau 1 --target-period 500 --activation relu "
-    "--no-scale-observations --no-optimistic --no-bound-targets --no-scale-rewards --clip-rewards "
-    "--train-every 4 --updates 1 --batch-size 32 --gamma 0.99 --learning-rate 0.002 "
-    "--no-decay-learning-rate --epsilon-end 0.1 --epsilon-decay 2500 --network online",
-    "steady": "--no-early-stop --no-keep-best --gamma 0.998 --n-step 5 --epsilon-end 0.1 "
-    "--epsilon-decay 5000 --learning-rate 0.0015 --tau 0.002 --updates 64 --batch-size 64",
-}
-FLAGS = {"--" + f.name.replace("_", "-"): f for f in fields(Config) if f.metadata}
-
-
-def derive_seed(seed: int, purpose: str) -> int:
-    """A seed for each purpose, from a run's: one of 2^32, so hardly two are the same."""
-    return int(np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1)[0])
-
-
-# %% Network: a multi-layer perceptron from an observation to one Q-value per action
-AnyArray = Array | np.ndarray  # JAX's or NumPy's
-Generator = np.random.Generator  # NumPy draws at once; JAX would compile each kind of draw
-Params = dict[str, Any]  # a tree of arrays; see init_params
-
-
-def init_params(config: Config) -> Params:
-    """First parameters: {"scale": [O], "hidden": {activation: [layer, ...]}, "output": layer}, and
-    with --dueling "value": layer. Observations are divided by `scale`. The activation is the key of
-    its layers, as the course's policy_fn gets parameters but no config.
-    Optimistic initial values (for bandits: Sutton & Barto 2018, section 2.6): if Q has an upper
-    bound, each Q starts near it (hence gain 0.01): what was not tried tends to look better."""
-    gain, bias = (0.01, config.q_bound) if config.optimistic and config.q_bound < np.inf else (1, 0)
-    rng = np.random.default_rng(derive_seed(config.seed, "init"))
-    layers = [init_dense(rng, n, m) for n, m in itertools.pairwise(config.sizes[:-1])]
-    params = {"scale": np.ones(config.sizes[0], np.float32), "hidden": {config.activation: layers}}
-    params["output"] = init_dense(rng, *config.sizes[-2:], gain, bias)
+    params["output"] = init_layer(rng, n_inputs, n_actions, gain=0.01)
     if config.dueling:
-        params["value"] = init_dense(rng, config.sizes[-2], 1, gain, bias)
+        params["value"] = init_layer(rng, n_inputs, 1, gain=0.01)
     return params
 
 
-def init_dense(rng: Generator, n: int, m: int, gain: float = 1, bias: float = 0) -> Params:
-    """A layer from n numbers to m; weights of variance gain^2 / n (gain 1: LeCun et al. 1998)."""
-    bound = gain * np.sqrt(3 / n)  # the variance of uniform numbers is bound^2 / 3
-    weights = rng.uniform(-bound, bound, (n, m)).astype(np.float32)
-    return {"w": weights, "b": np.full(m, bias, np.float32)}
-
-
-def dense(layer: Params, x: AnyArray) -> Array:
+def dense(layer, x):
+    """Return the outputs of a dense layer: [..., n_inputs] -> [..., n_outputs]."""
     return x @ layer["w"] + layer["b"]
 
 
-def q_values(params: Params, obs: AnyArray) -> Array:
-    """Q(s, a), in the units of reward_to_learn: [..., O] -> [..., A]. With dueling heads,
-    Q(s, a) = V(s) + advantage(s, a) - mean_a' advantage(s, a') (Wang et al. 2016)."""
-    x = obs / lax.stop_gradient(params["scale"])  # measured, not learned
-    [(activation, layers)] = params["hidden"].items()  # its only entry, as {"silu": [...]}
-    for layer in layers:
-        x = getattr(nn, activation)(dense(layer, x))
-    q = dense(params["output"], x)
-    if "value" in params:
-        q = dense(params["value"], x) + q - q.mean(axis=-1, keepdims=True)
-    return q
+def q_values(params, obs):
+    """Return Q(s, a) for every action: [..., O] -> [..., A].
+
+    A dueling network (Wang et al. 2016) predicts the value of the state and, for each
+    action, its advantage over the average action:
+        Q(s, a) = value(s) + advantage(s, a) - mean_a' advantage(s, a')
+    """
+    x = obs / lax.stop_gradient(params["scale"])
+    for layer in params["hidden"]:
+        x = nn.silu(dense(layer, x))
+
+    output = dense(params["output"], x)
+    if "value" not in params:
+        return output
+    advantage = output - output.mean(axis=-1, keepdims=True)
+    return dense(params["value"], x) + advantage
 
 
-# %% Policy: exploit what is known, or explore (the next three signatures are the course's)
-def random_policy_fn(rng: Generator, obs: AnyArray, n_actions: int = 2) -> np.ndarray:
-    """A uniformly random action, by default of CartPole's two: [..., O] -> [...]."""
+# %% Policy: use what is known, or explore
+# The course fixes the arguments rng, params and obs, even where one is not needed. Its
+# rng is a key of JAX. Ours is a NumPy generator, since JAX would have to compile each
+# kind of random draw.
+def random_policy_fn(rng, obs, n_actions=2):
+    """Return random actions, all equally likely: [..., O] -> [...]."""
     return rng.integers(n_actions, size=obs.shape[:-1])
 
 
 @jit
-def policy_fn(rng: Array | None, params: Params, obs: AnyArray) -> Array:
-    """The greedy action, argmax_a Q(s, a): [..., O] -> [...]. rng: for the course, unused."""
+def greedy_actions(params, obs):
+    """Return argmax_a Q(s, a): [..., O] -> [...]."""
     return jnp.argmax(q_values(params, obs), axis=-1)
 
 
-def action_fn(rng: Generator, params: Params, obs: AnyArray, epsilon: float = 0.05) -> AnyArray:
-    """Epsilon-greedy: random with probability epsilon, else greedy; [O] -> a scalar."""
+def policy_fn(rng, params, obs):
+    """Return the greedy actions. Nothing is random here, so rng may be None."""
+    return greedy_actions(params, obs)
+
+
+def action_fn(rng, params, obs, epsilon=0.05):
+    """Return a random action with probability epsilon, and else the greedy one."""
     if rng.random() < epsilon:
-        return random_policy_fn(rng, obs, params["output"]["b"].size)  # one output for each action
-    return policy_fn(None, params, obs)
+        n_actions = params["output"]["b"].size
+        return int(random_policy_fn(rng, obs, n_actions))
+    return int(policy_fn(rng, params, obs))
 
 
-def epsilon_at(step: int, config: Config) -> float:
-    """The share of random actions at an environment step: 1 while warming up, then falling."""
+def epsilon_at(step, config):
+    """Return epsilon at a step of the training.
+
+    It is 1 during the warm-up. Then it falls from a start to an end, and after t steps
+    this part of the fall is still to come:
+        linear:       1 - t / epsilon_decay, but not less than 0
+        exponential:  exp(-t / epsilon_decay)
+    """
     if step <= config.warmup_steps:
         return 1.0
-    passed = (step - config.warmup_steps) / config.epsilon_decay
-    left = {"linear": max(0.0, 1 - passed), "exponential": np.exp(-passed)}[config.epsilon_schedule]
-    return float(left * config.epsilon_start + (1 - left) * config.epsilon_end)
 
-
-# %% Replay: what happened is kept as it happened, and learned from at random
-class Batch(NamedTuple):
-    """Transitions to learn from: B of a batch, U * B of a round, or a single one (no B axis).
-    `discount` is what next_obs's value counts for: gamma, gamma^m after m steps, or 0 if the game
-    terminated. One cut short by its time limit goes on in the agent's eyes (Pardo et al. 2018)."""
-
-    obs: AnyArray  # [B, O]
-    action: AnyArray  # [B]
-    reward: AnyArray  # [B], as n_step_return gives it
-    discount: AnyArray  # [B]
-    next_obs: AnyArray  # [B, O]
-    weight: AnyArray  # [B], what it counts for in the loss; 1 unless prioritized
-    slot: AnyArray  # [B], its place in the memory when drawn; for prioritize
-
-
-@lru_cache
-def row_type(n_obs: int) -> np.dtype:
-    """A row of the memory: a step of the game, and how surprising it was when last replayed."""
-    names = ("obs", "action", "reward", "terminated", "truncated", "next_obs", "priority")
-    formats = (f"({n_obs},)f4", "i4", "f4", "?", "?", f"({n_obs},)f4", "f4")
-    return np.dtype({"names": names, "formats": formats})
-
-
-def remember(memory: deque[bytearray], transition: tuple[Any, ...]) -> None:
-    """Appends (obs, action, reward, terminated, truncated, next_obs) as a row of bytes: these join
-    to an array far quicker than tuples, and may change (prioritize). Priority inf: not replayed."""
-    memory.append(bytearray(np.array((*transition, np.inf), row_type(len(transition[0])))))
-
-
-def sample_batch(
-    rng: Generator, memory: deque[bytearray], batch_size: int, config: Config, step: int = 0
-) -> Batch:
-    """A batch drawn with replacement; train draws U * B at once, for speed. step: for beta."""
-    rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
-    slot, weight = rng.integers(len(rows), size=batch_size), np.ones(batch_size, np.float32)
-    if config.prioritized:  # then not uniformly, and weighted
-        slot, weight = draw_by_priority(rng, rows, batch_size, config, step)
-    obs, action = rows["obs"][slot], rows["action"][slot]
-    return Batch(obs, action, *n_step_return(rows, slot, config), weight, slot)
-
-
-def n_step_return(rows: np.ndarray, slot: np.ndarray, config: Config) -> tuple[np.ndarray, ...]:
-    """(sum_{k<m} gamma^k r_k, gamma^m or 0, s_m); m is n_step (1: r, gamma or 0, s') or less, where
-    episode or memory ends (Sutton & Barto 2018, chapter 7; no off-policy correction)."""
-    rewards = reward_to_learn(rows["reward"], config)
-    over = rows["terminated"] | rows["truncated"]
-    over[-1] = True
-    reward, last = rewards[slot], slot
-    for k in range(1, config.n_step):
-        goes_on = ~over[last]
-        last = last + goes_on
-        reward = reward + goes_on * config.gamma**k * rewards[last]  # adds 0 once over
-    discount = config.gamma ** (last - slot + 1) * (1 - rows["terminated"][last])
-    return reward.astype(np.float32), discount.astype(np.float32), rows["next_obs"][last]
-
-
-def reward_to_learn(reward: Any, config: Config) -> Any:
-    """Rewards as the agent learns from them; what is reported stays as the game gave it. Times
-    1 - gamma, a value is a weighted mean of those to come (0 after an end): weights sum to 1."""
-    reward = np.clip(reward, -1, 1) if config.clip_rewards else reward
-    return reward * (1 - config.gamma) if config.scale_rewards else reward
+    t = step - config.warmup_steps
+    if config.epsilon_fall == "linear":
+        remaining = max(0.0, 1 - t / config.epsilon_decay)
+    else:
+        remaining = float(np.exp(-t / config.epsilon_decay))
+    return config.epsilon_end + (config.epsilon_start - config.epsilon_end) * remaining
 
 
 # %% Learning: move Q(s, a) towards what the next step says it should have been
-class Learner(NamedTuple):  # all that learning changes
-    params: Params  # the online network
-    target: Params  # its slowly following copy
+class Transition(NamedTuple):
+    """A step of the game. In a batch, each field has a first axis of size B.
+
+    `terminated` says that the game is over, so that no reward can follow. If only the
+    time is up, it is false: the next state still has a value (Pardo et al. 2018).
+    """
+
+    obs: Array  # [O]
+    action: Array
+    reward: Array
+    next_obs: Array  # [O]
+    terminated: Array
+
+
+def reward_to_learn(reward, config):
+    """Return a reward as the network learns it: clipped to [-1, 1], scaled, or raw.
+
+    Scaled rewards are multiplied by 1 - gamma. Then Q is (1 - gamma) sum_k gamma^k r_k,
+    which is a weighted mean of the rewards and has the same size for every gamma.
+    """
+    if config.rewards == "clipped":
+        return jnp.clip(reward, -1, 1)
+    if config.rewards == "scaled":
+        return (1 - config.gamma) * reward
+    return reward
+
+
+def td_error(params, target_params, transition, config):
+    """Return the temporal-difference error y - Q(s, a) of one transition.
+
+    The target y is the right side of the Bellman equation:
+        DQN:         y = r + gamma max_a' Q_target(s', a')
+        Double DQN:  y = r + gamma Q_target(s', argmax_a' Q(s', a'))
+        At the end:  y = r
+
+    A maximum prefers values that are too high by chance. In Double DQN (van Hasselt et
+    al. 2016) the online network chooses a', and the target network judges it.
+    """
+    obs, action, reward, next_obs, terminated = transition
+    chex.assert_rank([obs, action, reward], [1, 0, 0])
+
+    chooser = params if config.double else target_params
+    next_action = jnp.argmax(q_values(chooser, next_obs))
+    next_value = q_values(target_params, next_obs)[next_action]
+    goes_on = 1 - terminated
+    y = reward_to_learn(reward, config) + config.gamma * goes_on * next_value
+
+    # The gradient changes the prediction, and not what it is compared with.
+    return lax.stop_gradient(y) - q_values(params, obs)[action]
+
+
+@partial(jit, static_argnames="config")  # JAX compiles it for each config.
+def td_errors(params, target_params, batch, config):
+    """Return the errors of a batch, [B]. vmap applies td_error to each transition."""
+    td_error_of_each = vmap(td_error, in_axes=(None, None, 0, None))
+    return td_error_of_each(params, target_params, batch, config)
+
+
+def loss_fn(params, target_params, batch, config, weights):
+    """Return the mean loss of a batch, in which each transition has a weight.
+
+    An error e costs e^2 / 2. With the Huber loss it costs |e| - 1/2 if |e| > 1, which
+    is rare with scaled rewards.
+    """
+    errors = td_errors(params, target_params, batch, config)
+    if config.loss == "huber":
+        losses = optax.huber_loss(errors)
+    else:
+        losses = optax.l2_loss(errors)
+    return jnp.mean(weights * losses)
+
+
+class Learner(NamedTuple):
+    """All that an update changes."""
+
+    params: Any  # The online network acts and learns.
+    target_params: Any  # The target network follows it.
     opt_state: optax.OptState
-    count: Array  # of updates so far
+    count: Array  # number of updates so far
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov & Hutter 2019)."""
-    skipped = (config.warmup_steps - 1) // config.train_every  # rounds of the warm-up
-    rounds = config.total_steps // config.train_every - skipped  # float below: int32 may overflow
-    last_rate = 0.0 if config.decay_learning_rate else config.learning_rate
-    rate = optax.linear_schedule(config.learning_rate, last_rate, float(rounds * config.updates))
-    is_matrix = partial(tree.map, lambda x: x.ndim > 1)  # biases do not decay
-    parts = [  # an option that is 0 is off, and filtered out
-        config.clip_value and optax.clip(config.clip_value),
-        config.clip_norm and optax.clip_by_global_norm(config.clip_norm),
-        # As one array, parameters compile to fewer operations:
-        optax.flatten(optax.scale_by_amsgrad() if config.amsgrad else optax.scale_by_adam()),
-        config.weight_decay and optax.add_decayed_weights(config.weight_decay, is_matrix),
-        optax.scale_by_learning_rate(rate),
-    ]
-    return optax.chain(*filter(None, parts))
+def make_optimizer(config):
+    """Return Adam (Kingma and Ba 2015), or AdamW with AMSGrad (Loshchilov and Hutter
+    2019, Reddi et al. 2018). Each number of a gradient can be clipped before.
+    """
+    if config.optimizer == "adam":
+        adam = optax.adam(config.learning_rate)
+        optimizer = optax.flatten(adam)  # It sees one array, which takes less time.
+    else:
+        weights_only = partial(tree.map, lambda array: array.ndim == 2)
+        optimizer = optax.chain(
+            optax.scale_by_amsgrad(),
+            optax.add_decayed_weights(0.01, mask=weights_only),
+            optax.scale_by_learning_rate(config.learning_rate),
+        )
+
+    if config.clip_value < np.inf:
+        optimizer = optax.chain(optax.clip(config.clip_value), optimizer)
+    return optimizer
 
 
-def new_learner(config: Config) -> Learner:
-    """The learner that a run starts with; both its networks are the same."""
-    start = jit(lambda p: Learner(p, p, make_optimizer(config).init(p), jnp.int32(0)))
-    return start(init_params(config))  # one program compiles quicker than its operations alone
-
-
-def measure_scale(learner: Learner, memory: deque[bytearray], config: Config) -> Learner:
-    """Sets `scale` to 1.5 standard deviations of the observations so far (1 learns as fast)."""
-    rows = np.frombuffer(b"".join(memory), row_type(config.sizes[0]))
-    spread = 1.5 * np.std(rows["obs"], axis=0, dtype=np.float64)
-    scale = {"scale": np.where(spread > 1e-6, spread, 1).astype(np.float32)}
-    return learner._replace(params=learner.params | scale, target=learner.target | scale)
-
-
-def td_error(params: Params, target: Params, t: Batch, *, config: Config) -> Array:
-    """Temporal-difference error y - Q(s, a) of one transition; a scalar. No gradient flows into y.
-    Double DQN, van Hasselt et al. 2016; the online network chooses, the target network judges:
-        y = r + discount * Q(s', argmax_a' Q(s', a'; params); target)
-    Mnih et al. 2015: y = r + discount * max_a' Q(s', a'; target). Q may run away (Sutton & Barto
-    2018, 11.3): y <- min(y, 3 q_bound). With 1 (Andrychowicz et al. 2017), 1.9 times the steps."""
-    chex.assert_rank([t.obs, t.next_obs, t.action, t.reward, t.discount], [1, 1, 0, 0, 0])
-    next_action = jnp.argmax(q_values(params if config.double else target, t.next_obs))
-    y = t.reward + t.discount * q_values(target, t.next_obs)[next_action]
-    y = jnp.minimum(y, 3 * config.q_bound) if config.bound_targets else y
-    return lax.stop_gradient(y) - q_values(params, t.obs)[t.action]
+def init_learner(params, config):
+    """Return a learner whose two networks are equal."""
+    opt_state = jit(make_optimizer(config).init)(params)
+    return Learner(params, params, opt_state, np.int32(0))
 
 
 @partial(jit, static_argnames="config")
-def td_errors(params: Params, target: Params, batch: Batch, *, config: Config) -> Array:
-    """td_error of each transition in a batch; [B]."""
-    return vmap(partial(td_error, config=config), in_axes=(None, None, 0))(params, target, batch)
+def update_fn(learner, batch, config, weights=1.0):
+    """Return the learner after one step of gradient descent on a batch.
+
+    The target network follows slowly (Lillicrap et al. 2016):
+        target <- (1 - tau) target + tau params
+    With tau = 1 and a long target_period, it is a copy now and then (Mnih et al. 2015).
+    """
+    params, target_params, opt_state, count = learner
+    gradient = grad(loss_fn)(params, target_params, batch, config, weights)
+    changes, opt_state = make_optimizer(config).update(gradient, opt_state, params)
+    params = optax.apply_updates(params, changes)
+
+    count = count + 1
+    is_time = count % config.target_period == 0
+    tau = jnp.where(is_time, config.tau, 0.0)
+    target_params = optax.incremental_update(params, target_params, tau)
+    return Learner(params, target_params, opt_state, count)
 
 
-def loss_fn(params: Params, target: Params, batch: Batch, *, config: Config) -> Array:
-    """Mean of weight * loss(e), e = td_error: e^2 / 2 or, with huber and |e| > 1, |e| - 1/2."""
-    loss = {"huber": optax.huber_loss, "squared": optax.l2_loss}[config.loss]
-    return jnp.mean(batch.weight * loss(td_errors(params, target, batch, config=config)))
+# %% Replay: the memory is a deque of transitions, which forgets the oldest ones
+def stack(transitions):
+    """Return a list of transitions as one batch."""
+    columns = zip(*transitions)
+    return Transition(*[np.array(column) for column in columns])
 
 
-@partial(jit, static_argnames="config")
-def update_fn(learner: Learner, batch: Batch, *, config: Config) -> Learner:
-    """One gradient step on one batch; every target_period updates, the target network follows:
-    target <- (1 - tau) target + tau params (Lillicrap et al. 2016)"""
-    params, target, opt_state, count = learner
-    grads = grad(loss_fn)(params, target, batch, config=config)
-    deltas, opt_state = make_optimizer(config).update(grads, opt_state, params)  # built when traced
-    params, count = optax.apply_updates(params, deltas), count + 1
-    tau = config.tau * (count % config.target_period == 0)
-    return Learner(params, optax.incremental_update(params, target, tau), opt_state, count)
+def sample_batch(rng, memory, batch_size):
+    """Return a random batch, in which a transition may occur more than once."""
+    indices = rng.integers(len(memory), size=batch_size)
+    return stack([memory[i] for i in indices])
 
 
-@partial(jit, static_argnames="config")
-def update_round(learner: Learner, batches: Batch, *, config: Config) -> Learner:
-    """update_fn for each of U batches, given as one [U B, ...]; lax.scan hands the learner on."""
-    batches = tree.map(lambda x: x.reshape(config.updates, -1, *x.shape[1:]), batches)
-    return lax.scan(lambda now, b: (update_fn(now, b, config=config), None), learner, batches)[0]
+def scale_observations(learner, memory):
+    """Let both networks divide each number of an observation by its standard deviation
+    in the memory, so that no number dominates because of its unit.
+    """
+    deviation = np.std([transition.obs for transition in memory], axis=0)
+    scale = np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
+    return learner._replace(
+        params={**learner.params, "scale": scale},
+        target_params={**learner.target_params, "scale": scale},
+    )
 
 
-# %% Training: act, remember, learn, evaluate
-class History(NamedTuple):  # what happened during training
-    lengths: list[int]  # of the episodes, in environment steps
-    returns: list[float]  # of the episodes
-    evaluations: list[tuple[int, float]]  # step, mean greedy return (the confirmation's, if any)
-    score: float  # mean greedy return of what was chosen; if the best of many, biased upwards
+# %% Prioritized replay (off by default): replay more often what was predicted badly
+class PrioritizedMemory(deque):
+    """A memory with priorities. A new transition has the highest priority so far."""
+
+    def __init__(self, size):
+        super().__init__(maxlen=size)
+        self.priorities = deque(maxlen=size)
+        self.highest = 1.0
+
+    def append(self, transition):
+        super().append(transition)
+        self.priorities.append(self.highest)
 
 
-def train(config: Config, *, quiet: bool = False) -> tuple[Params, History]:
-    """Trains an agent; returns its best-evaluated parameters, or its last, and what happened."""
-    # Statistics of all episodes (None); not as "episode", as a game may have its own of that name:
-    env = gym.wrappers.RecordEpisodeStatistics(make_game(config), None, stats_key="training")
-    memory: deque[bytearray] = deque(maxlen=config.memory_size)
-    learner, evaluations = new_learner(config), []
-    chosen, chosen_score = learner.target, -np.inf
-    rng = np.random.default_rng(derive_seed(config.seed, "training"))
-    obs, _ = env.reset(seed=derive_seed(config.seed, "game"))
-    for step in (bar := progress_bar(range(1, config.total_steps + 1), quiet)):
-        # Act.
-        epsilon = epsilon_at(step, config)
-        action = int(action_fn(rng, learner.params, obs, epsilon))  # the online network explores
-        next_obs, reward, terminated, truncated, _ = env.step(action)
-
-        # Remember.
-        remember(memory, (obs, action, reward, terminated, truncated, next_obs))
-        obs = env.reset()[0] if terminated or truncated else next_obs
-
-        # Learn.
-        if step == config.warmup_steps and config.scale_observations:
-            learner = measure_scale(learner, memory, config)
-        if step >= config.warmup_steps and step % config.train_every == 0:
-            batches = sample_batch(rng, memory, config.updates * config.batch_size, config, step)
-            learner = update_round(learner, batches, config=config)
-            prioritize(memory, batches, learner, config)  # only with --prioritized
-
-        # Evaluate.
-        if step % config.eval_every == 0 or step == config.total_steps:
-            agent = learner.target if config.network == "target" else learner.params
-            play = partial(evaluate, agent, config=config)
-            score = float(play(config.eval_episodes, f"evaluation {step}").mean())
-            if config.early_stop and score >= config.target_return:  # one good mean may be luck
-                score = float(play(config.confirm_episodes, f"confirm {step}").mean())
-            evaluations.append((step, score))
-            if score > chosen_score or not config.keep_best:
-                chosen, chosen_score = agent, score
-            mean = np.mean([*env.return_queue][-100:] or np.nan)  # of recent episodes, if any
-            bar.postfix = f"epsilon {epsilon:.2f}, return {mean:.4g}, greedy {score:.4g}"
-            solved = config.early_stop and score >= config.target_return
-            if solved or step == config.total_steps:
-                bar.total = step  # so that a bar stopped early ends full (it counts from 1)
-                break
-    return chosen, History([*env.length_queue], [*env.return_queue], evaluations, chosen_score)
-
-
-# %% Prioritized replay (Schaul et al. 2016), off by default: what surprised comes more often
-def draw_by_priority(rng: Generator, rows: np.ndarray, n: int, config: Config, step: int) -> tuple:
-    """Slots of n of the N rows, and their weights in the loss, by the errors of last time.
-    P(i) = p_i^alpha / sum_k p_k^alpha. A row not replayed yet has the largest p in memory.
-    w_i = (N P(i))^-beta / max_j (N P(j))^-beta, j of all drawn; beta rises to 1 at the end."""
-    p = np.float64(rows["priority"])
-    p = np.minimum(p, np.max(p, where=np.isfinite(p), initial=1e-6))  # inf: never replayed
-    probability = p**config.priority_exponent / np.sum(p**config.priority_exponent)
-    slot = rng.choice(len(rows), n, p=probability)
-    beta = np.interp(step, (0, config.total_steps), (config.importance_exponent, 1))
-    weight = (len(rows) * probability[slot]) ** -beta
-    return slot, weight / weight.max()
-
-
-def prioritize(memory: deque[bytearray], batch: Batch, learner: Learner, config: Config) -> None:
-    """With --prioritized: p_i = |error_i| + 1e-6 after a round (in the paper, at each update)."""
+def make_memory(config):
+    """Return an empty memory."""
     if config.prioritized:
-        errors = td_errors(learner.params, learner.target, batch, config=config)
-        for i, p in zip(batch.slot, np.abs(errors) + 1e-6, strict=True):
-            np.frombuffer(memory[i], row_type(config.sizes[0]))["priority"] = p  # in place
+        return PrioritizedMemory(config.memory_size)
+    return deque(maxlen=config.memory_size)
+
+
+def prioritized_update(rng, learner, memory, step, config):
+    """Return the learner after an update with a batch drawn by priority (Schaul et al.
+    2016), and renew the priorities of this batch.
+
+    Priority:     p_i = |error of transition i when it was last replayed|
+    Probability:  P(i) = p_i^0.6 / sum_k p_k^0.6
+    Weight:       w_i = (N P(i))^-beta / max_j w_j
+
+    N transitions are in the memory, and j goes through the batch. What is drawn often
+    gets a small weight in the loss. beta rises from 0.4 to 1 at the last of all steps,
+    where the weights make up fully for the probabilities.
+    """
+    powers = np.array(memory.priorities) ** 0.6
+    probabilities = powers / powers.sum()
+    indices = rng.choice(len(memory), config.batch_size, p=probabilities)
+    batch = stack([memory[i] for i in indices])
+
+    beta = 0.4 + 0.6 * step / config.total_steps
+    weights = (len(memory) * probabilities[indices]) ** -beta
+    weights = np.float32(weights / weights.max())
+
+    errors = td_errors(learner.params, learner.target_params, batch, config)
+    for i, size in zip(indices, np.abs(errors)):
+        memory.priorities[i] = float(size) + 1e-6  # None is 0: all can be drawn again.
+        memory.highest = max(memory.highest, memory.priorities[i])
+    return update_fn(learner, batch, config, weights)
 
 
 # %% Games: what is played, and how an agent is scored
-def make_game(config: Config, **kwargs: Any) -> gym.Env:
-    """A game that shows a vector, has discrete actions, ends; CartPole's `evaluate` skips this."""
+class PlainGame(gym.Wrapper):
+    """A game whose actions are 0 to A - 1. Each stands for one of the choices."""
+
+    def __init__(self, env, choices):
+        super().__init__(env)
+        self.choices = choices
+        self.action_space = gym.spaces.Discrete(len(choices))
+
+    def reset(self, **kwargs):
+        obs, _ = self.env.reset(**kwargs)
+        return obs, {}  # The infos of the game are left out.
+
+    def step(self, action):
+        choice = copy(self.choices[int(action)])  # The game may change its copy.
+        obs, reward, terminated, truncated, _ = self.env.step(choice)
+        return obs, reward, terminated, truncated, {}
+
+
+def list_choices(space, bins):
+    """Return all actions of a game, with bins for each number of a continuous one."""
+    if isinstance(space, gym.spaces.Discrete):
+        return [int(space.start) + i for i in range(space.n)]
+    if not isinstance(space, gym.spaces.Box) or not space.is_bounded():
+        raise ValueError(f"its actions cannot be counted: {space}")
+    if bins ** np.prod(space.shape, dtype=float) > 10_000:
+        raise ValueError(f"it has too many actions, lower --action-bins: {space}")
+
+    grid = np.linspace(space.low.ravel(), space.high.ravel(), bins, dtype=space.dtype)
+    return [np.reshape(row, space.shape) for row in itertools.product(*grid.T)]
+
+
+def make_game(config, **kwargs):
+    """Return a game whose observations are vectors and whose actions are 0 to A - 1.
+
+    It ends after 1,000 steps if it has no time limit of its own. At the end of an
+    episode, info["episode"]["r"] is its return.
+    """
     env = gym.make(config.env_id, **kwargs)
-    space, bins = env.action_space, config.action_bins
-    bounded = isinstance(space, gym.spaces.Box) and space.is_bounded()
-    if bounded and bins ** np.prod(space.shape, dtype=float) < 1e6:  # bins for each number
-        grid = np.linspace(space.low.ravel(), space.high.ravel(), bins, dtype=space.dtype)
-        table = np.array([*itertools.product(*grid.T)]).reshape(-1, *space.shape)
-        env = gym.wrappers.TransformAction(env, table.__getitem__, gym.spaces.Discrete(len(table)))
+    env = PlainGame(env, list_choices(env.action_space, config.action_bins))
     env = gym.wrappers.FlattenObservation(env)
-    return env if getattr(env.spec, "max_episode_steps", 0) else gym.wrappers.TimeLimit(env, 1_000)
+    if env.observation_space.shape is None:
+        raise ValueError("its observations cannot be made vectors of numbers")
+    if env.spec.max_episode_steps is None:
+        env = gym.wrappers.TimeLimit(env, 1_000)
+    return gym.wrappers.RecordEpisodeStatistics(env)
 
 
-def evaluate(params: Any, episodes: int, purpose: str = "report", *, config: Config) -> np.ndarray:
-    """Returns of greedy play or, without parameters, of random play; [episodes]. Each seed and
-    purpose has episodes of its own. Raises FloatingPointError if parameters are not finite."""
-    if not all(np.isfinite(leaf).all() for leaf in tree.leaves(params)):
-        raise FloatingPointError("parameters not finite: bad game, or high --learning-rate")
-    if config.env_id == "CartPole-v1":  # Gymnasium plays many at once, without make_game's wrappers
-        envs = gym.make_vec(config.env_id, episodes)
-    else:
-        envs = gym.vector.SyncVectorEnv([partial(make_game, config)] * episodes)
-    obs, _ = envs.reset(seed=derive_seed(config.seed, purpose))
-    envs.action_space.seed(derive_seed(config.seed, f"{purpose} actions"))
-    returns, running = np.zeros(episodes), np.ones(episodes, bool)
-    while running.any():  # each game's first episode counts; what it plays after that does not
-        actions = policy_fn(None, params, obs) if params else envs.action_space.sample()
-        obs, rewards, terminated, truncated, _ = envs.step(np.asarray(actions))
-        returns += np.where(running, rewards, 0)
-        running &= ~(terminated | truncated)
-    return returns
+def make_games(config, number):
+    """Return many games that are played side by side."""
+    if config.env_id == "CartPole-v1":  # Gymnasium can step all of them as one array.
+        return gym.make_vec(config.env_id, number)
+    return gym.vector.SyncVectorEnv([partial(make_game, config)] * number)
 
 
-# %% Files: put in place as a whole; that of the parameters is read, not run
-FILES = ("params.pkl", "agent.gif", "random.gif", "learning_curve.png", "hand-in.zip")
-MAX_BYTES, MAX_INSTRUCTIONS, MAX_WORD = 2**24, 100_000, 10_000  # of a parameter file
-GIF_SECONDS = 10
+def draw_seed(rng):
+    """Return a random seed for a game."""
+    return int(rng.integers(2**31))
 
 
-def write(path: Path, data: bytes | Figure) -> None:
-    """Replaces a file as a whole; if it cannot (Windows, while it is open), new-... stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def evaluate(rng, params, episodes, config):
+    """Play N episodes greedily, or at random if params is None.
+
+    Return three arrays [N]: the returns, the discounted returns, and their prediction,
+    which is the highest Q-value of the first observation (or 0 without params).
+    """
+    rewards = []
+    predicted = np.zeros(episodes)
+    running = np.ones(episodes, bool)
+    with closing(make_games(config, episodes)) as envs:
+        obs, _ = envs.reset(seed=draw_seed(rng))
+        if params is not None:
+            predicted = np.asarray(jit(q_values)(params, obs)).max(axis=-1)
+
+        while running.any():
+            if params is None:
+                actions = random_policy_fn(rng, obs, envs.single_action_space.n)
+            else:
+                actions = np.asarray(policy_fn(rng, params, obs))
+            obs, reward, terminated, truncated, _ = envs.step(actions)
+
+            # A game that has ended starts again, but only its first episode counts.
+            rewards.append(np.where(running, reward, 0))
+            running = running & ~terminated & ~truncated
+
+    rewards = np.array(rewards)  # [T, N] for T steps
+    discounts = config.gamma ** np.arange(len(rewards))
+    achieved = discounts @ reward_to_learn(rewards, config)
+    unit = reward_to_learn(1.0, config)  # what a reward of 1 counts in Q
+    return rewards.sum(axis=0), achieved / unit, predicted / unit
+
+
+def judge(rng, params, config):
+    """Return the means of an evaluation. If they reach the goal, which may be luck, the
+    evaluation is repeated with twenty times as many episodes.
+    """
+    results = evaluate(rng, params, config.eval_episodes, config)
+    if results[0].mean() >= config.goal:
+        results = evaluate(rng, params, 20 * config.eval_episodes, config)
+    return [float(values.mean()) for values in results]
+
+
+# %% Settings: the numbers that were left open so far, and what other games need
+def count(text):
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("a whole number above 0 is needed")
+    return int(text)
+
+
+def positive(text):
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError("a number above 0 is needed")
+    return float(text)
+
+
+def share(text):
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError("a number from 0 to 1 is needed")
+    return float(text)
+
+
+def discount(text):
+    if not 0 <= float(text) < 1:
+        raise argparse.ArgumentTypeError("a number from 0 to below 1 is needed")
+    return float(text)
+
+
+def option(default, meaning, **how):
+    """Return a field of Config that argparse offers as an option."""
+    if isinstance(default, bool):
+        how["action"] = argparse.BooleanOptionalAction
+    return field(default=default, metadata={"help": meaning, **how})
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of an agent. The defaults are for CartPole; GAMES has others."""
+
+    env_id: str = option("CartPole-v1", "name of the game in Gymnasium")
+    action_bins: int = option(11, "bins for each number of an action", type=count)
+
+    # Network
+    hidden: tuple = option((64, 64), "sizes of hidden layers", type=count, nargs="+")
+    scale_observations: bool = option(True, "divide them by their standard deviation")
+    dueling: bool = option(False, "split Q-values into a value and advantages")
+
+    # Policy
+    epsilon_start: float = option(1.0, "epsilon after the warm-up", type=share)
+    epsilon_end: float = option(0.05, "epsilon in the end", type=share)
+    epsilon_decay: float = option(1500.0, "how many steps it falls", type=positive)
+    epsilon_fall: str = option(
+        "linear", "how it falls", choices=["linear", "exponential"]
+    )
+
+    # Learning
+    gamma: float = option(0.99, "discount of a reward one step later", type=discount)
+    rewards: str = option("scaled", "as learned", choices=["scaled", "clipped", "raw"])
+    double: bool = option(True, "use the target of Double DQN")
+    loss: str = option("huber", "what an error costs", choices=["huber", "squared"])
+    optimizer: str = option("adam", "adamw includes AMSGrad", choices=["adam", "adamw"])
+    learning_rate: float = option(5e-3, "step size of the optimizer", type=positive)
+    clip_value: float = option(np.inf, "limit of a number in a gradient", type=positive)
+    target_period: int = option(1, "updates between two target networks", type=count)
+    tau: float = option(0.05, "share of the online network in a new one", type=share)
+
+    # Replay
+    memory_size: int = option(1_000, "transitions in the memory", type=count)
+    batch_size: int = option(64, "transitions in a batch", type=count)
+    prioritized: bool = option(False, "replay more often what was predicted badly")
+
+    # Training
+    total_steps: int = option(50_000, "steps of the training at most", type=count)
+    warmup_steps: int = option(512, "random steps before learning starts", type=count)
+    train_every: int = option(1, "steps between two updates", type=count)
+    eval_every: int = option(512, "steps between two evaluations", type=count)
+    eval_episodes: int = option(100, "episodes of an evaluation", type=count)
+    goal: float = option(500.0, "mean return that ends the training", type=float)
+
+
+GAMES = {  # settings that differ from those of CartPole, found by trial
+    "CartPole-v1": {},
+    "MountainCar-v0": {
+        "goal": -100.0,
+        "hidden": (64, 64, 64),
+        "epsilon_decay": 10_000.0,
+        "gamma": 0.98,
+        "learning_rate": 2e-3,
+        "tau": 0.01,
+        "memory_size": 50_000,
+        "eval_every": 2_048,
+        "eval_episodes": 50,
+    },
+    "Acrobot-v1": {
+        "goal": -72.0,
+        "hidden": (64, 64, 64),
+        "epsilon_decay": 5_000.0,
+        "gamma": 0.98,
+        "learning_rate": 2e-3,
+        "tau": 0.03,
+        "memory_size": 50_000,
+        "batch_size": 128,
+        "eval_every": 2_048,
+        "eval_episodes": 50,
+    },
+    "Pendulum-v1": {
+        "goal": -150.0,
+        "epsilon_decay": 5_000.0,
+        "gamma": 0.98,
+        "learning_rate": 2e-3,
+        "tau": 0.01,
+        "memory_size": 50_000,
+        "eval_every": 2_048,
+    },
+    "another game": {
+        "goal": np.inf,
+        "epsilon_decay": 5_000.0,
+        "gamma": 0.98,
+        "learning_rate": 1e-3,
+        "tau": 0.01,
+        "memory_size": 50_000,
+        "eval_every": 2_048,
+    },
+}
+
+
+# %% Training: act, remember, learn, evaluate
+def train(config, seed, quiet=False):
+    """Train an agent until it reaches the goal. The seed decides all that is random.
+
+    Return its best parameters, a list with (step, return) of each episode, and a list
+    with (step, return, discounted return, predicted one) of each evaluation.
+    """
+    rng = np.random.default_rng(seed)
+    eval_rng = np.random.default_rng([seed, 1])  # Evaluations do not disturb training.
+    memory = make_memory(config)
+    episodes = []
+    evaluations = []
+    agents = []
+    with closing(make_game(config)) as env:
+        learner = init_learner(init_params(rng, env, config), config)
+        obs, _ = env.reset(seed=draw_seed(rng))
+        bar = tqdm(range(1, config.total_steps + 1), "training", disable=quiet)
+        for step in bar:
+            # Act.
+            epsilon = epsilon_at(step, config)
+            action = action_fn(rng, learner.params, obs, epsilon)
+            next_obs, reward, terminated, truncated, info = env.step(action)
+
+            # Remember.
+            memory.append(Transition(obs, action, reward, next_obs, terminated))
+            obs = next_obs
+            if terminated or truncated:
+                episodes.append((step, info["episode"]["r"]))
+                obs, _ = env.reset()
+
+            # Learn.
+            if step == config.warmup_steps and config.scale_observations:
+                learner = scale_observations(learner, memory)
+            if step >= config.warmup_steps and step % config.train_every == 0:
+                if config.prioritized:
+                    learner = prioritized_update(rng, learner, memory, step, config)
+                else:
+                    batch = sample_batch(rng, memory, config.batch_size)
+                    learner = update_fn(learner, batch, config)
+
+            # Evaluate.
+            if step % config.eval_every == 0 or step == config.total_steps:
+                score, achieved, predicted = judge(eval_rng, learner.params, config)
+                evaluations.append((step, score, achieved, predicted))
+                agents.append(learner.params)
+                bar.set_postfix(epsilon=f"{epsilon:.2f}", greedy=f"{score:.1f}")
+                if score >= config.goal:
+                    break
+
+    best = np.argmax([score for _, score, _, _ in evaluations])
+    return agents[best], episodes, evaluations
+
+
+# %% Files: parameters, pictures, and the zip to hand in
+@contextmanager
+def replacing(path):
+    """Give a new path, and put its file in place of the old one when it is complete."""
     new = path.with_name(f"new-{os.getpid()}-{path.name}")
     try:
-        data.savefig(new, format="png") if isinstance(data, Figure) else new.write_bytes(data)
-    except BaseException:
+        yield new
+        os.replace(new, path)
+    finally:
         new.unlink(missing_ok=True)
-        raise
-    os.replace(new, path)
 
 
-def save_params(path: Path | str, params: Params, *, config: Config, score: float = np.nan) -> None:
-    """Writes the course's pickle: parameters as NumPy arrays, and what playing them needs."""
-    content = {"env_id": config.env_id, "options": as_options(config), "sizes": [*config.sizes]}
-    packages = ("jax", "optax", "gymnasium", "numpy")
-    content |= {"score": score, "versions": {name: version(name) for name in packages}}
-    content["params"] = tree.map(lambda leaf: np.array(leaf, "<f4", order="C"), params)
-    data = pickle.dumps(content, protocol=4)
-    write(Path(path), data + hashlib.sha256(data).digest())  # pickle.load stops before it
+def save_params(path, params, config):
+    """Write parameters and settings as dictionaries, lists, texts and numbers."""
+    numbers = tree.map(lambda array: np.asarray(array).tolist(), params)
+    with replacing(Path(path)) as new:
+        new.write_bytes(pickle.dumps({"config": asdict(config), "params": numbers}))
 
 
-def load_params(path: Path | str, config: Config | None = None) -> Params:
-    """The parameters that save_params wrote, for `policy_fn`; for the game of `config`, if given.
-    Safe with a stranger's file: it is not unpickled, its instructions are listed, none is run.
-    Its shapes must be those of init_params with its options. Else BadInput, a ValueError."""
+class PlainUnpickler(pickle.Unpickler):
+    """Read no functions and no classes, so that no code of a stranger's file runs."""
+
+    def find_class(self, module, name):
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def load_agent(path):
+    """Return parameters and settings from a file of save_params, or a ValueError."""
     try:
         with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES or hashlib.sha256(data[:-32]).digest() != data[-32:]:
-            raise ValueError(f"its checksum is wrong, or it is larger than {MAX_BYTES} bytes")
-        args = [x for _, x, _ in itertools.islice(pickletools.genops(data), MAX_INSTRUCTIONS)]
-        strings = [x[:MAX_WORD] for x in args if isinstance(x, str)]
-        arrays = [x for x in args if isinstance(x, bytes) and x != b"b"]  # b"b": a placeholder
-        env_id, options = (strings[strings.index(name) + 1] for name in ("env_id", "options"))
-        if env_id not in ([config.env_id] if config else gym.registry):
-            raise ValueError(f"it is for the game {env_id}; name it by --env-id, if it is known")
-        bins = [f"--action-bins={config.action_bins}"] if config else []  # as they will be played
-        words = [x for x in shlex.split(options) if x[:9] != "--compare"]  # it swallows the rest
-        template = init_params(Config([*words, f"--env-id={env_id}", *bins]))
-        stored = tree.unflatten(tree.structure(template), arrays)  # in save's order
-        params = tree.map(lambda x, y: np.frombuffer(y, "<f4").reshape(x.shape), template, stored)
-        if not all(np.isfinite(x).all() for x in tree.leaves(params)) or any(params["scale"] <= 0):
-            raise ValueError("its numbers are not finite, or its scale is not positive")
-        return params
-    except Exception as error:  # not `refusing`: on Python 3.13 it keeps the data in memory
-        raise BadInput(f"{path} cannot be used: {error}") from None
+            content = PlainUnpickler(file).load()
+        config = Config(**content["config"])
+        if config.env_id not in gym.registry:  # Gymnasium would import some names.
+            raise ValueError(f"the game {config.env_id} is not known here")
 
-
-# %% Pictures, and the zip that is handed in
-def record(path: Path, params: Params, epsilon: float, *, config: Config) -> None:
-    """Writes a GIF: ten seconds in real time, ten frames a second, half the size, 125 colors."""
-    if "rgb_array" not in make_game(config).metadata.get("render_modes", ()):
-        path.unlink(missing_ok=True)  # an older one is of another game
-        return  # this one cannot be drawn
-    env = make_game(config, render_mode="rgb_array")
-    rng = np.random.default_rng(derive_seed(config.seed, "gif actions"))
-    fps = env.metadata.get("render_fps") or 30  # which is what RecordVideo assumes
-    frames, (obs, _) = [], env.reset(seed=derive_seed(config.seed, "gif"))
-    for step in range(round(GIF_SECONDS * fps)):
-        while len(frames) * fps < 10 * (step + 1):  # a game may be slower, or quicker
-            frames.append((np.asarray(env.render())[1::2, 1::2] // 52) @ np.uint8([25, 5, 1]))
-        obs, _, terminated, truncated, _ = env.step(int(action_fn(rng, params, obs, epsilon)))
-        obs = env.reset()[0] if terminated or truncated else obs
-    env.close()
-    palette = bytes(x for rgb in itertools.product((0, 78, 130, 182, 255), repeat=3) for x in rgb)
-    gif = {"plugin": "pillow", "palette": palette, "duration": 100, "loop": 0}
-    write(path, iio.imwrite("<bytes>", frames, extension=".gif", **gif))
-
-
-def learning_curve(history: History, *, config: Config) -> Figure:
-    """The returns during training against environment steps."""
-    axes = Figure(figsize=(8, 4), dpi=100).subplots()
-    steps, returns = np.cumsum(history.lengths), history.returns
-    mean = [np.mean(returns[max(0, n - 100) : n]) for n in range(1, len(returns) + 1)]
-    axes.plot(steps, returns, ".", color="0.7", label="training episode")
-    axes.plot(steps, mean, color="C0", label="mean of the last 100")
-    axes.plot(*np.transpose(history.evaluations), "o-", ms=4, color="C1", label="greedy evaluation")
-    if np.isfinite(config.target_return):
-        axes.axhline(config.target_return, color="0.4", ls="--", lw=1, label="target return")
-    axes.set(xlabel="environment steps", ylabel="return of an episode", title=config.env_id)
-    axes.legend()
-    return axes.figure
-
-
-def hand_in(out: Path) -> bytes:
-    """The zip to hand in; its bytes depend on nothing but its files' bytes."""
-    here = Path(globals().get("__file__", "main.py")).parent  # a notebook has no __file__
-    paths = [here / name for name in ("main.py", "README.md", "requirements.txt")]
-    paths += [out / name for name in FILES[:-1]] + sorted((here / "tests").glob("*.*"))
-    with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
-        for path in filter(Path.is_file, paths):
-            entry = zipfile.ZipInfo("tests/" * (path.parent == here / "tests") + path.name)
-            entry.create_system = 3  # as on Linux, on any system
-            archive.writestr(entry, path.read_bytes())  # not packed: zlib's bytes vary
-    return buffer.getvalue()
-
-
-# %% Study: does it work for every seed, and what does each idea buy?
-COLUMNS = "seed,steps,episodes,seconds,mean,min,returns,options"
-TABLE = """ solved    mean     min  median   from     to   most  ratio  from    to  seconds  variant
-{}
-solved: a mean of {:g} or more over {} fresh episodes; min: the worst episode of all
-median, most: environment steps until training stopped (all, if it did not: ratio is a bound then)
-ratio: of these to the default's, geometric mean; from, to: 95% bootstrap (90% with 9 seeds)"""
-ROW = "{:>7}{:8.2f}{:8.2f}{:8.0f}{:7.0f}{:7.0f}{:7}{:7.2f}{:6.2f}{:6.2f}{:9.1f}  {}"
-
-
-def run_study(config: Config) -> str:
-    """Trains variants on the same seeds, or reads study.csv (delete it if code changed)."""
-    path, variants = Path(config.out) / "study.csv", {"default": config, **dict(config.compare)}
-    seeds, rows = range(config.seed, config.seed + config.seeds), {name: [] for name in variants}
-    text = path.read_text("utf-8", "replace") if path.exists() else COLUMNS
-    lines = {line.split(",")[-1]: line for line in text.splitlines()}  # by options, the header too
-    for seed, name in tqdm([*itertools.product(seeds, variants)], "study", disable=not sys.stderr):
-        options = as_options(trial := Config(f"{as_options(variants[name])} --seed {seed}"))
-        if options not in lines:
-            start = time.perf_counter()
-            params, history = train(trial, quiet=True)
-            seconds, steps = round(time.perf_counter() - start, 1), history.evaluations[-1][0]
-            returns = evaluate(params, trial.report_episodes, config=trial)
-            row = seed, steps, len(history.returns), seconds, returns.mean(), returns.min()
-            lines[options] = ",".join(map(str, (*row, " ".join(map(str, returns)), options)))
-            write(path, "\n".join([*lines.values(), ""]).encode())
-        with refusing(f"{path} must be as a study wrote it; delete it"):
-            cells = lines[options].split(",")
-            rows[name].append((int(cells[1]), float(cells[3]), np.float64(cells[6].split())))
-    study = {name: [*map(np.array, zip(*values, strict=True))] for name, values in rows.items()}
-    write(path.with_suffix(".png"), study_figure(study, config))
-    return f"{study_table(study, config)}\nwrote study.csv, study.png\nto {path.parent.absolute()}"
-
-
-def interval(statistic: Any, values: np.ndarray) -> np.ndarray:
-    """A statistic of N seeds, the ends of its 95% bootstrap interval: [N, ...] -> [3, ...]."""
-    samples = np.random.default_rng(0).choice(values, (len(values), 2_000))
-    ends = np.percentile(statistic(samples, axis=0), (2.5, 97.5), axis=0)
-    return np.stack([statistic(values, axis=0), *ends])
-
-
-def study_table(study: dict[str, list[np.ndarray]], config: Config) -> str:
-    """By variant: steps [N], seconds [N] and returns [N, E] of N seeds and E episodes."""
-    rows = []
-    for name, (steps, seconds, returns) in study.items():
-        n_solved = np.sum(returns.mean(axis=1) >= config.target_return)
-        ratio = np.exp(interval(np.mean, np.log(steps / study["default"][0])))
-        row = f"{n_solved}/{len(steps)}", returns.mean(), returns.min(), *interval(np.median, steps)
-        rows.append(ROW.format(*row, max(steps), *ratio, np.median(seconds), name))
-    return TABLE.format("\n".join(rows), config.target_return, config.report_episodes)
-
-
-def study_figure(study: dict[str, list[np.ndarray]], config: Config) -> Figure:
-    """A data profile (More & Wild 2009), returns (cf. Agarwal et al. 2021), and each seed's."""
-    figure, goal = Figure(figsize=(12, 10), dpi=100, layout="constrained"), config.target_return
-    share, above, success, box = figure.subplot_mosaic("AB;CC;DD").values()
-    for i, (name, (steps, _, returns)) in enumerate(study.items()):
-        style = {"color": f"C{i % 10}", "ls": "-" if i < 10 else "--"}
-        dots = {"marker": ".", "ls": "", **dict.fromkeys(("color", "mec", "mfc"), style["color"])}
-        seeds = config.seed + np.arange(len(steps)) + 0.8 * i / len(study)
-        share.ecdf(np.where(returns.mean(axis=1) >= goal, steps, np.inf), label=name, **style)
-        above.ecdf(returns.ravel(), complementary=True, **style)
-        success.plot(seeds, (returns >= goal).mean(axis=1), **dots)
-        lines = {f"{part}props": style for part in ("box", "whisker", "cap", "median")}
-        lines |= {"meanprops": dots, "flierprops": dots | {"ms": 2}, "manage_ticks": False}
-        box.boxplot([*returns], positions=seeds, widths=0.6 / len(study), showmeans=True, **lines)
-    share.set(xlabel="environment steps", ylabel="share of seeds solved", ylim=(-0.05, 1.05))
-    share.semilogx([config.total_steps] * 2, [0, 1], base=2, color="0.8")  # the budget
-    above.set(xlabel="return, all seeds", ylabel="share of at least this", ylim=(-0.05, 1.05))
-    ticks = range(config.seed, config.seed + config.seeds, 1 + config.seeds // 10)
-    place = {"xlabel": "seed", "xticks": ticks, "xticklabels": ticks}
-    success.set(ylabel=f"share of episodes\nof {goal:g} or more", ylim=(-0.05, 1.05), **place)
-    box.set(ylabel="returns and their mean", **place)
-    figure.suptitle(f"{config.env_id}, number of seeds: {config.seeds}")
-    figure.legend(*share.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return figure
-
-
-# %% Options: from words to a Config
-class BadInput(ValueError):
-    """What a user has asked for cannot be done; one sentence, on one line of plain letters."""
-
-    def __str__(self) -> str:
-        return ascii(" ".join(super().__str__().split()))[1:-1][:300]
-
-
-@contextmanager
-def refusing(what: str) -> Any:
-    """Whatever fails in its block is bad input: what must be otherwise, and why it failed."""
-    try:
-        yield
+        with closing(make_game(config)) as env:
+            own = init_params(np.random.default_rng(), env, config)
+        params = tree.map(
+            lambda _, numbers: np.float32(numbers), own, content["params"]
+        )
+        for array, example in zip(tree.leaves(params), tree.leaves(own)):
+            if array.shape != example.shape or not np.isfinite(array).all():
+                raise ValueError(f"it lacks finite numbers of shape {example.shape}")
+        return params, config
     except Exception as error:
-        raise BadInput(f"{what}: {error}") from None
+        raise ValueError(f"{path} cannot be used: {error}") from error
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(message.removeprefix("argument "))
+def load_params(path):
+    """Return the parameters in a file, for policy_fn; see load_agent."""
+    return load_agent(path)[0]
 
 
-def make_parser() -> Parser:
-    """A parser with an option for each field of Config, under the heading of its group."""
-    parser = Parser(description=__doc__, allow_abbrev=False, add_help=False)  # help would exit
-    parser.usage = "python main.py [options]; presets, listed last, overrule these defaults"
-    wrap = textwrap.TextWrapper(79, subsequent_indent="    ", break_on_hyphens=False).fill
-    parser.epilog = "\n".join(wrap(f"{name}: {words}") for name, words in PRESETS.items())
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    for flag, f in FLAGS.items():
-        meaning, allowed, heading = f.metadata.values()  # in the order of `option`
-        if heading:
-            group = parser.add_argument_group(heading)
-        text, kind = f"{meaning} (default %(default)r", type(f.default)
-        if kind is bool:
-            how: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
-        elif kind is str:
-            how = {"choices": allowed} if allowed else {"metavar": "X"}
-        elif f.name == "compare":
-            how = {"type": shlex.split, "nargs": argparse.REMAINDER}
-        else:
-            how = {"type": int, "nargs": "*"} if kind is tuple else {"type": kind, "metavar": "X"}
-            text += f"; {allowed[0]:.10g} to {allowed[1]:.10g}"
-        group.add_argument(flag, default=f.default, help=f"{text})", **how)
+def record(seed, params, epsilon, config, path):
+    """Write a GIF of four seconds of play, in real time, with every third pixel."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    with closing(make_game(config, render_mode="rgb_array")) as env:
+        fps = env.metadata["render_fps"]
+        steps_per_frame = max(1, round(fps / 10))
+        obs, _ = env.reset(seed=draw_seed(rng))
+        for step in range(4 * fps):
+            if step % steps_per_frame == 0:
+                frames.append(env.render()[2::3, 2::3, :3])
+            action = action_fn(rng, params, obs, epsilon)
+            obs, _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                obs, _ = env.reset()
+    iio.imwrite(path, frames, duration=1000 * steps_per_frame / fps, loop=0)
+
+
+def draw_curves(episodes, evaluations, config, path):
+    """Draw the returns, and what the agent predicted beside what it achieved."""
+    steps, returns = np.reshape(episodes, (-1, 2)).T
+    ends = range(1, len(returns) + 1)
+    means = [returns[max(0, end - 100) : end].mean() for end in ends]
+    eval_steps, scores, achieved, predicted = np.transpose(evaluations)
+
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    upper, lower = figure.subplots(2, sharex=True)
+    upper.plot(steps, returns, ".", color="silver", label="training episode")
+    upper.plot(steps, means, label="mean of the last 100, or fewer")
+    upper.plot(eval_steps, scores, "o-", label="greedy evaluation")
+    upper.set(title=config.env_id, ylabel="return")
+
+    lower.plot(eval_steps, predicted, "s--", label="predicted at the start")
+    lower.plot(eval_steps, achieved, "o-", label="achieved by greedy play")
+    if config.env_id == "CartPole-v1":
+        highest = 1 / (1 - config.gamma)  # the sum of gamma^k for all k
+        lower.axhline(highest, color="gray", label="highest possible")
+    lower.set(xlabel="step", ylabel="discounted return")
+    for axes in (upper, lower):
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path)
+
+
+def write_zip(out):
+    """Pack this program, its documents and tests, and the files of the run."""
+    program = Path(globals().get("__file__", "main.py"))  # A notebook has no file.
+    files = {"main.py": program}
+    for name in ("README.md", "requirements.txt", "tests/requirements.txt"):
+        files[name] = program.parent / name
+    for path in sorted(program.parent.glob("tests/[a-z]*.py")):
+        files[f"tests/{path.name}"] = path
+    for name in ("params.pkl", "agent.gif", "random.gif", "learning_curve.png"):
+        files[name] = out / name
+
+    with replacing(out / "hand-in.zip") as new, zipfile.ZipFile(new, "w") as archive:
+        for name, path in files.items():
+            if path.exists():
+                entry = zipfile.ZipInfo(name)  # It has no date: same files, same bytes.
+                archive.writestr(entry, path.read_bytes())
+            else:
+                print(f"hand-in.zip lacks {name}, which does not exist.")
+
+
+# %% Command line: from words to files
+def make_parser(words):
+    """Return a parser whose defaults are those of the game that the words ask for."""
+    game_parser = argparse.ArgumentParser("main.py", add_help=False, allow_abbrev=False)
+    game_parser.add_argument("--env-id", default=Config.env_id)
+    env_id = game_parser.parse_known_args(words)[0].env_id
+    defaults = Config(env_id=env_id, **GAMES.get(env_id, GAMES["another game"]))
+
+    parser = argparse.ArgumentParser(
+        "main.py",
+        description="Train a Deep Q-Network, and write all files of the hand-in.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--seed", type=int, default=0, help="number that decides all that is random")
+    add("--out", type=Path, default=Path(), help="folder for the files")
+    add("--evaluate", metavar="FILE", help="score these parameters, and do not train")
+    for setting in fields(Config):
+        flag = "--" + setting.name.replace("_", "-")
+        add(flag, default=getattr(defaults, setting.name), **setting.metadata)
     return parser
 
 
-def parse_options(options: str | list[str]) -> dict[str, Any]:
-    """The fields of a Config. Later words count more than earlier ones: hence their order."""
-    with refusing("options must be words as in a shell"):
-        words = shlex.split(options) if isinstance(options, str) else options
-    asked = (parser := make_parser()).parse_args(words)
-    goal = getattr(gym.registry.get(asked.env_id), "reward_threshold", None)
-    parser.set_defaults(target_return=np.inf if goal is None else float(goal))
-    names = [asked.env_id] if asked.env_id == Config.env_id else ["other games", asked.env_id]
-    names += [name for name in PRESETS if getattr(asked, name, False)]  # vanilla, steady
-    preset = " ".join(PRESETS.get(name, "") for name in names).split()
-    check_options(values := vars(parser.parse_args([*preset, *words])))
-    before = [x for x in itertools.takewhile("--compare".__ne__, words) if x[:10] != "--compare="]
-    with refusing("--compare must stand last, and each word after it be a variant's options"):
-        others = tuple((shlex.join(more), Config([*before, *more])) for more in values["compare"])
-    shared = ("env_id", "seed", "seeds", "evaluate", "out", "report_episodes", "target_return")
-    if any(getattr(variant, name) != values[name] for _, variant in others for name in shared):
-        raise BadInput(f"--compare must stand last, and not change {', '.join(shared)}")
-    return {k: tuple(v) if type(v) is list else v for k, v in values.items()} | {"compare": others}
+def make_config(args):
+    """Return the settings among the options."""
+    values = {setting.name: getattr(args, setting.name) for setting in fields(Config)}
+    values["hidden"] = tuple(values["hidden"])
+    return Config(**values)
 
 
-def check_options(values: dict[str, Any]) -> None:
-    """Refuses numbers out of their range, and options that do not go together."""
-    for flag, f in FLAGS.items():
-        if f.metadata["allowed"] and not isinstance(f.default, str):
-            low, high, value = *f.metadata["allowed"], values[f.name]
-            if not all(low <= x <= high for x in np.ravel(value)):  # NaN is not
-                raise BadInput(f"{flag} must be from {low:.10g} to {high:.10g}, not {value}")
-    if values["evaluate"] and (values["seeds"] > 1 or values["compare"]):
-        raise BadInput("--evaluate must stand without --seeds and --compare")
-    if values["seed"] + values["seeds"] > 2**32:
-        raise BadInput("--seeds must not go beyond the last --seed")
-
-
-def as_options(config: Config) -> str:
-    """All that a run depends on, as options: Config(as_options(config)) == config."""
-    words = [f"--seed={config.seed}"]
-    for flag, f in FLAGS.items():
-        value = getattr(config, f.name)
-        if isinstance(value, bool):
-            words += [flag if value else f"--no-{flag[2:]}"]
-        elif f.compare:  # `counts`, in option
-            words += [flag, *map(str, value)] if isinstance(value, tuple) else [f"{flag}={value}"]
-    return shlex.join(words)
-
-
-def layer_sizes(config: Config) -> tuple[int, ...]:
-    """O, the sizes of the hidden layers, and A; or BadInput for such a game or network."""
-    with refusing(f"--env-id must be a game with discrete or bounded actions, not {config.env_id}"):
-        env = make_game(config)
-        n_obs, n_actions = gym.spaces.flatdim(env.observation_space), int(env.action_space.n)
-        if env.action_space.start or config.env_id != env.spec.id:
-            raise ValueError(f"it is {env.spec.id} with actions {env.action_space}")
-    sizes = (n_obs, *config.hidden, n_actions)
-    if sum(4 * n * m + 10_000 for n, m in itertools.pairwise(sizes)) > MAX_BYTES - 100_000:
-        raise BadInput(f"--hidden must be smaller: layers of {sizes} need too large a file")
-    return sizes
-
-
-# %% Command line: from a Config to files
-def progress_bar(steps: range, quiet: bool) -> tqdm:
-    """A bar for a terminal; in a log file it shows its start, its end, and once an hour."""
-    hide = quiet or not sys.stderr
-    wait = 0.1 if not hide and sys.stderr.isatty() else 3600
-    layout = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
-    return tqdm(steps, "training", initial=1, mininterval=wait, disable=hide, bar_format=layout)
-
-
-def run(config: Config) -> str:
-    """Trains an agent, or reads the one to evaluate; scores it and writes its files."""
-    out, play = Path(config.out), partial(evaluate, episodes=config.report_episodes, config=config)
-    scores, path, notes = {}, Path(config.evaluate or out / "params.pkl"), ""
-    if not config.evaluate:
-        scores = {"random": play(None), "untrained": play(init_params(config))}
-        params, history = train(config)
-        save_params(path, params, config=config, score=history.score)
-        write(out / "learning_curve.png", learning_curve(history, config=config))
-    params = load_params(path, config)  # what is scored is what is handed in
-    scores["trained"] = play(params)
-    record(out / "agent.gif", params, 0.0, config=config)
-    if not config.evaluate:
-        record(out / "random.gif", params, 1.0, config=config)
-        write(out / "hand-in.zip", hand_in(out))
-        if scores["trained"].mean() < (goal := config.target_return) < np.inf:
-            notes = f"\nnot solved: the goal is {goal:g}; try more --total-steps, or another --seed"
-    names = ("agent.gif",) if config.evaluate else FILES
-    if written := ", ".join(name for name in names if (out / name).exists()):
-        notes = f"\nwrote {written}\nto {out.absolute()}{notes}"
-    row = "\n{:10}{:10.2f}{:10.2f}{:10.2f}{:10}".format
-    rows = [row(name, r.mean(), r.std(), r.min(), r.size) for name, r in scores.items()]
-    return "agent           mean       std       min  episodes" + "".join(rows) + notes
-
-
-def main(options: str | list[str] = "") -> int:
-    """The command line. Returns the exit status: 0 done, 2 bad input, 1 any other failure."""
+@contextmanager
+def checking(parser, flag):
+    """Stop with an error of argparse about this option if anything fails."""
     try:
-        if "--help" in (options.split() if isinstance(options, str) else options):
-            print(make_parser().format_help())
-            return 0
-        config = Config(options)
-        with refusing(f"JAX_PLATFORMS must name devices here, not {os.getenv('JAX_PLATFORMS')}"):
-            jnp.asarray(0)
-        with refusing(f"--out must be writable, not {config.out!r}"):
-            write(probe := Path(config.out) / f".main.py.{os.getpid()}", b"")
-            probe.unlink()
-        print(run_study(config) if config.seeds > 1 or config.compare else run(config), flush=True)
-        return 0
-    except BadInput as error:
-        print(f"main.py: {error} (see --help)", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # whoever read our output has gone
-        return 0
-    except Exception as e:
-        if sys.flags.dev_mode:
-            raise
-        print(f"main.py: {type(e).__name__}: {BadInput(e)} (try python -X dev)", file=sys.stderr)
-        return 1
+        yield
+    except Exception as error:  # noqa: BLE001
+        parser.error(f"argument {flag}: {error!r}")
 
 
-# %% Run, as a program, not as cells; with what `uv run main.py` installs beforehand
-# /// script
-# requires-python = ">=3.10"
-# dependencies = ["jax>=0.4.36,!=0.10.2", "optax>=0.2.4", "chex>=0.1.88", "numpy>=1.26",
-#   "gymnasium[classic-control]>=1.2.1", "matplotlib>=3.9", "imageio>=2.36", "tqdm>=4.66"]
-# ///
-if __name__ == "__main__" and Path(sys.argv[0]).name == Path(globals().get("__file__", "")).name:
-    gc.freeze()  # nor are imports searched for garbage at exit
-    gc.enable()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process, wherever it is
-    if isinstance(sys.stdout, io.TextIOWrapper):  # None if closed
-        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold any letter
-    sys.exit(main(sys.argv[1:]))
+def print_scores(agents, seed, episodes, config):
+    """Print how agents play; the one that is None plays at random.
+
+    Their episodes are fresh: with the same seed, train has other random numbers.
+    """
+    print("agent            mean       std       min  episodes")
+    for name, params in agents.items():
+        rng = np.random.default_rng([seed, 2])
+        returns, _, _ = evaluate(rng, params, episodes, config)
+        numbers = f"{returns.mean():10.2f}{returns.std():10.2f}{returns.min():10.2f}"
+        print(f"{name:11}{numbers}{episodes:10}")
+
+
+def run(config, seed, out):
+    """Train an agent, score it and write all files."""
+    best_params, episodes, evaluations = train(config, seed)
+    save_params(out / "params.pkl", best_params, config)
+    params = load_params(out / "params.pkl")  # What is scored is what is handed in.
+
+    with closing(make_game(config)) as env:  # The untrained network is that of train.
+        untrained = init_params(np.random.default_rng(seed), env, config)
+    agents = {"random": None, "untrained": untrained, "trained": params}
+    print_scores(agents, seed, config.eval_episodes, config)
+    best_score = max(score for _, score, _, _ in evaluations)
+    if best_score < config.goal:
+        print(f"The goal of {config.goal} was not reached, only {best_score:.2f}.")
+        print("More --total-steps or another --seed may help.")
+
+    pictures = {
+        "agent.gif": partial(record, seed, params, 0.0, config),
+        "random.gif": partial(record, seed, params, 1.0, config),
+        "learning_curve.png": partial(draw_curves, episodes, evaluations, config),
+    }
+    for name, draw in pictures.items():
+        try:
+            with replacing(out / name) as new:
+                draw(new)
+        except Exception as error:  # noqa: BLE001
+            print(f"{name} could not be made: {error!r}", file=sys.stderr)
+            (out / name).unlink(missing_ok=True)  # The old one shows another agent.
+    write_zip(out)
+    print(f"All files are in {out}.")
+
+
+def main(argv=None):
+    """Run the command line with these words, or with those of the shell."""
+    if argv is None:
+        argv = sys.argv[1:]
+    if isinstance(argv, str):
+        argv = shlex.split(argv)
+    words = [str(word) for word in argv]
+    parser = make_parser(words)
+    args = parser.parse_args(words)
+    config = make_config(args)
+
+    if args.evaluate is not None:
+        with checking(parser, "--evaluate"):
+            params, config = load_agent(args.evaluate)
+        print_scores({"trained": params}, args.seed, args.eval_episodes, config)
+        return
+
+    if config.total_steps <= config.warmup_steps:
+        parser.error("argument --total-steps: it must be above --warmup-steps")
+    with checking(parser, "--seed"):
+        np.random.default_rng(args.seed)
+    with checking(parser, "--env-id"):
+        make_game(config).close()
+    out = args.out.expanduser().absolute()
+    with checking(parser, "--out"):
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    run(config, args.seed, out)
+
+
+if __name__ == "__main__" and "ipykernel" not in sys.modules:
+    main()

@@ -1,0 +1,374 @@
+"""Train agents with many seeds, and compare variants of the method on the same seeds.
+
+    python tests/study.py --seeds 10
+    python tests/study.py --seeds 10 --compare no-double dueling "tau=1 target-period=33"
+
+All options of main.py can be given too; --seed is the first seed. A variant is a text
+of options without their dashes: no-double stands for --no-double, tau=1 for --tau 1,
+and hidden=64,64 for --hidden 64 64. A variant is trained with these options changed.
+
+Each agent becomes a row of study.csv in the folder --out, as soon as it is trained. A
+study that was stopped goes on with the rows that are there, but a row counts only if it
+was made with the same settings, the same number of episodes and the same main.py. When
+all rows are there, the study prints a table and draws study.png.
+"""
+
+import csv
+import hashlib
+import itertools
+import sys
+import tempfile
+import textwrap
+import time
+from copy import copy
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import main
+
+# %% Rows: what is known about each agent, and the file that keeps it
+PROGRAM = hashlib.sha256(Path(main.__file__).read_bytes()).hexdigest()[:12]
+
+
+class Row(NamedTuple):
+    """One agent: how its training went, and how it played afterwards."""
+
+    seed: int
+    variant: str
+    steps: int  # until its training stopped
+    solved: int  # 1 if its training reached the goal, and else 0
+    cpu_seconds: float
+    mean: float  # of the returns below
+    lowest: float
+    predicted: float  # the discounted return in the last evaluation of the training
+    achieved: float
+    episodes: int
+    returns: str  # of fresh episodes, with spaces between them
+    settings: str  # all settings of main.py
+    program: str  # a hash of main.py
+
+
+def key_of(row):
+    """Return what a row depends on. Rows with the same key show the same agent."""
+    return row.seed, row.episodes, row.settings, row.program
+
+
+def returns_of(row):
+    """Return the returns of a row as numbers."""
+    return np.array(row.returns.split(), float)
+
+
+def read_rows(path):
+    """Return the rows of a file by their keys. Raise a ValueError if it is damaged."""
+    if not path.exists():
+        return {}
+    csv.field_size_limit(2**30)  # Many returns make a long cell.
+    kinds = Row.__annotations__.values()
+    rows = {}
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            names, *lines = csv.reader(file, strict=True)
+        if tuple(names) != Row._fields:
+            raise ValueError("it has other columns")
+        for cells in lines:
+            row = Row(*[kind(cell) for kind, cell in zip(kinds, cells, strict=True)])
+            if len(returns_of(row)) != row.episodes:
+                raise ValueError(f"the row of seed {row.seed} lacks returns")
+            rows[key_of(row)] = row
+    except Exception as error:
+        raise ValueError(f"{path} is damaged, delete it: {error}") from error
+    return rows
+
+
+def save_rows(path, rows):
+    """Write these rows, and keep what another study has added to the file meanwhile.
+
+    If both write at the same time, one lacks rows afterwards, and writes again.
+    """
+    found = read_rows(path)
+    while not rows.keys() <= found.keys():
+        with (
+            main.replacing(path) as new,
+            open(new, "w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.writer(file)
+            writer.writerow(Row._fields)
+            writer.writerows({**found, **rows}.values())
+        found = read_rows(path)
+
+
+# %% Training: a row for each seed and variant
+def train_agent(config, variant, seed, episodes):
+    """Train an agent, and let the best one play fresh episodes."""
+    start = time.process_time()
+    params, _, evaluations = main.train(config, seed, quiet=True)
+    cpu_seconds = time.process_time() - start
+
+    rng = np.random.default_rng([seed, 2])  # Training has other random numbers.
+    returns, _, _ = main.evaluate(rng, params, episodes, config)
+    steps, _, achieved, predicted = evaluations[-1]
+    best = max(score for _, score, _, _ in evaluations)
+    return Row(
+        seed=seed,
+        variant=variant,
+        steps=steps,
+        solved=int(best >= config.goal),
+        cpu_seconds=round(cpu_seconds, 2),
+        mean=float(returns.mean()),
+        lowest=float(returns.min()),
+        predicted=float(predicted),
+        achieved=float(achieved),
+        episodes=episodes,
+        returns=" ".join(str(float(number)) for number in returns),
+        settings=repr(config),
+        program=PROGRAM,
+    )
+
+
+def train_agents(variants, seeds, episodes, path):
+    """Return the rows of all seeds and variants. Train what the file lacks."""
+    keys = {}
+    for seed, name in itertools.product(seeds, variants):
+        keys[seed, name] = (seed, episodes, repr(variants[name]), PROGRAM)
+
+    rows = read_rows(path)
+    n_read = sum(key in rows for key in keys.values())
+    print(f"{n_read} of {len(keys)} rows were read from {path}.", flush=True)
+    for (seed, name), key in tqdm(keys.items(), "study"):
+        if key not in rows:
+            rows[key] = train_agent(variants[name], name, seed, episodes)
+            save_rows(path, rows)
+    return {name: [rows[keys[seed, name]] for seed in seeds] for name in variants}
+
+
+# %% Table: a line for each variant
+LEAST_SEEDS = 5  # With fewer seeds, bootstrap intervals are far too narrow.
+NOTES = """
+A seed is solved if its training reached the goal, a mean return of {goal:g}. The best
+agent of each seed then played {episodes} fresh episodes: mean-return is the mean of all
+of them, lowest-mean that of the worst agent, and lowest-return the worst return of all.
+Median-steps and most-steps say over the seeds how long the training took. CPU-seconds
+is the median of its time.
+
+Predicted is the highest Q-value at the start of an episode, and achieved is the
+discounted return of this episode, which should be the same. Both are means over the
+last evaluation in training, and medians over the seeds.
+
+Steps-ratio is the geometric mean, over the seeds, of the steps divided by those of the
+default. Its 95% bootstrap interval goes from ratio-from to ratio-to; it needs {least}
+seeds. A training that does not reach the goal spends its budget, and would need more
+steps. If only the variant has such seeds, the ratio is above the number after >. If
+only the default has them, it is below the number after <. If both have them, nothing
+is known about it, and the table shows a dash."""
+
+
+def compare_steps(rows, default):
+    """Return the ratio of steps and both ends of its interval, as the table has them."""
+    lacking = not all(row.solved for row in rows)
+    default_lacking = not all(row.solved for row in default)
+    if lacking and default_lacking:
+        return ["-", "-", "-"]
+
+    ratios = [row.steps / other.steps for row, other in zip(rows, default)]
+    logarithms = np.log(ratios)
+    sign = ">" if lacking else "<" if default_lacking else ""
+    ratio = f"{sign}{np.exp(logarithms.mean()):.2f}"
+    if len(rows) < LEAST_SEEDS:
+        return [ratio, "-", "-"]
+
+    rng = np.random.default_rng(0)
+    means = rng.choice(logarithms, (10_000, len(rows))).mean(axis=1)
+    low, high = np.exp(np.percentile(means, [2.5, 97.5]))
+    lower_end = "-" if default_lacking else f"{low:.2f}"
+    upper_end = "-" if lacking else f"{high:.2f}"
+    return [ratio, lower_end, upper_end]
+
+
+def make_line(rows, default):
+    """Return the cells of a line of the table by the names of their columns."""
+    steps = [row.steps for row in rows]
+    ratio, lower_end, upper_end = compare_steps(rows, default)
+    return {
+        "solved": f"{sum(row.solved for row in rows)}/{len(rows)}",
+        "mean-return": f"{np.mean([row.mean for row in rows]):.2f}",
+        "lowest-mean": f"{min(row.mean for row in rows):.2f}",
+        "lowest-return": f"{min(row.lowest for row in rows):.2f}",
+        "median-steps": f"{np.median(steps):.0f}",
+        "most-steps": str(max(steps)),
+        "predicted": f"{np.median([row.predicted for row in rows]):.2f}",
+        "achieved": f"{np.median([row.achieved for row in rows]):.2f}",
+        "steps-ratio": ratio,
+        "ratio-from": lower_end,
+        "ratio-to": upper_end,
+        "CPU-seconds": f"{np.median([row.cpu_seconds for row in rows]):.1f}",
+    }
+
+
+def print_table(study, config):
+    """Print a line for each variant, and what its columns mean."""
+    lines = [make_line(rows, study["default"]) for rows in study.values()]
+    print(*lines[0], "variant", sep="  ")
+    for name, line in zip(study, lines):
+        cells = [cell.rjust(len(column)) for column, cell in line.items()]
+        print(*cells, name, sep="  ")
+    episodes = study["default"][0].episodes
+    print(NOTES.format(goal=config.goal, episodes=episodes, least=LEAST_SEEDS))
+
+
+# %% Figure: two panels for all variants, and below them two for each variant
+def draw_distributions(left, right, study):
+    """Draw which share of seeds is solved in so many steps, and the returns of all."""
+    all_steps = [row.steps for rows in study.values() for row in rows]
+    start = min(all_steps) / 2
+    end = max(all_steps) * 1.2
+    for i, (name, rows) in enumerate(study.items()):
+        # Lines that coincide can be told apart: the later ones are thinner.
+        style = {"color": f"C{i}", "ls": ["-", "--", ":"][i % 3], "lw": 1 + 2 / (1 + i)}
+        solved = sorted(row.steps for row in rows if row.solved)
+        shares = np.arange(len(solved) + 1) / len(rows)
+        x = [start, *solved, end]
+        y = [*shares, shares[-1]]
+        left.step(x, y, where="post", label=textwrap.fill(name, 40), **style)
+        returns = np.concatenate([returns_of(row) for row in rows])
+        right.ecdf(returns, complementary=True, **style)
+
+    left.set_xscale("log", base=2)
+    left.xaxis.set_major_formatter("{x:,.0f}")
+    left.set(title="distribution of run lengths", xlabel="steps", xlim=(start, end))
+    left.set(ylabel="share of seeds solved", ylim=(-0.05, 1.05))
+    right.set(title="distribution of returns", xlabel="return", ylim=(-0.05, 1.05))
+    right.set(ylabel="share of episodes\nwith at least this return")
+
+
+def draw_seeds(left, right, rows, goal, i):
+    """Draw the success rate of each seed, and a box plot of its returns."""
+    color = f"C{i}"
+    places = np.arange(len(rows))
+    returns = [returns_of(row) for row in rows]
+    rates = [np.mean(numbers >= goal) for numbers in returns]
+    left.vlines(places, 0, rates, color=color)
+    left.plot(places, rates, ".", color=color)
+    left.set(ylabel="share of episodes\nat the goal or above", ylim=(-0.05, 1.05))
+
+    right.boxplot(
+        returns,
+        positions=places,
+        widths=0.6,
+        patch_artist=True,
+        boxprops={"facecolor": color, "alpha": 0.5},
+        medianprops={"color": "black"},
+        flierprops={"marker": ".", "markersize": 3, "markeredgecolor": color},
+    )
+    right.set(ylabel="return")
+
+    shown = places[:: 1 + (len(rows) - 1) // 10]
+    half = max(5, len(rows)) / 2 + 0.5  # A single seed does not fill the panel.
+    for axes in (left, right):
+        axes.set_xticks(shown, labels=[str(rows[place].seed) for place in shown])
+        axes.set(xlabel="seed", xlim=(places.mean() - half, places.mean() + half))
+
+
+def draw_study(study, config, path):
+    """Draw all panels."""
+    heights = [4] + [2.2] * len(study)
+    figure = Figure(figsize=(14, sum(heights) + 1), layout="constrained")
+    panels = figure.subplots(len(heights), 2, height_ratios=heights)
+    draw_distributions(*panels[0], study)
+    for i, (name, rows) in enumerate(study.items()):
+        left, right = panels[i + 1]
+        left.set_title(name, loc="left")
+        if i > 0:
+            right.sharey(panels[1, 1])
+        draw_seeds(left, right, rows, config.goal, i)
+
+    n_seeds = len(study["default"])
+    title = f"{config.env_id}, goal: a mean return of {config.goal:g}, seeds: {n_seeds}"
+    figure.legend(title=title, loc="outside upper center", ncols=3)
+    figure.savefig(path)
+
+
+# %% Command line: the options of main.py, and some more
+def make_parser(words):
+    """Return the parser of main.py with the options of a study."""
+    parser = main.make_parser(words)
+    parser.prog = "study.py"
+    parser.description = "Train agents with many seeds, and compare variants."
+    add = parser.add_argument
+    add("--seeds", type=main.count, default=10, help="number of seeds, from --seed on")
+    add("--episodes", type=main.count, default=100, help="fresh episodes of an agent")
+    variants = {"nargs": "+", "action": "extend", "default": [], "metavar": "VARIANT"}
+    meaning = "options without dashes, as no-double or 'tau=1 target-period=33'"
+    add("--compare", help=meaning, **variants)
+    return parser
+
+
+def read_variant(text):
+    """Return a variant as words of the command line: "tau=1" becomes --tau 1."""
+    words = []
+    for change in text.split():
+        name, equals, value = change.partition("=")
+        words.append(f"--{name}")
+        if equals:
+            words.extend(value.split(","))
+    return words
+
+
+def make_variants(parser, args):
+    """Return the settings of the default and of all variants. Refuse wrong ones."""
+    settings = {setting.name for setting in fields(main.Config)}
+    variable = settings - {"env_id", "goal"}
+    variants = {"default": main.make_config(args)}
+    for text in args.compare:
+        if not text.strip():
+            parser.error("argument --compare: a variant changes some options")
+        changed = parser.parse_args(read_variant(text), copy(args))
+        for name, value in vars(args).items():
+            if name not in variable and getattr(changed, name) != value:
+                parser.error(f"argument --compare: no variant may change {name}")
+        variants[text] = main.make_config(changed)
+
+    for name, config in variants.items():
+        if config.total_steps <= config.warmup_steps:
+            parser.error(f"argument --total-steps: {name} needs more than its warm-up")
+        with main.checking(parser, "--env-id"):
+            main.make_game(config).close()
+    return variants
+
+
+def run(words):
+    """Run a study with these words of a command line."""
+    parser = make_parser(words)
+    args = parser.parse_args(words)
+    if args.evaluate is not None:
+        parser.error("argument --evaluate: a study trains its agents")
+    with main.checking(parser, "--seed"):
+        np.random.default_rng(args.seed)
+    variants = make_variants(parser, args)
+
+    out = args.out.expanduser().absolute()
+    path = out / "study.csv"
+    with main.checking(parser, "--out"):
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    try:
+        read_rows(path)
+    except ValueError as error:
+        parser.error(str(error))
+
+    seeds = range(args.seed, args.seed + args.seeds)
+    study = train_agents(variants, seeds, args.episodes, path)
+    print_table(study, variants["default"])
+    with main.replacing(out / "study.png") as new:
+        draw_study(study, variants["default"], new)
+    print(f"study.csv and study.png are in {out}.")
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])
