@@ -5,34 +5,38 @@ how fast it moves, how far the pole leans, and how fast it falls. Then it pushes
 cart to the left or to the right. Each step gives a reward of 1. The episode ends when
 the pole falls, when the cart leaves the track, or after 500 steps.
 
-The agent learns Q(s, a): the sum of the rewards that it can expect after action a in
-state s. A reward that comes k steps later counts gamma^k times; gamma, the discount, is
-a little below 1. With the reward r and the next state s', the Q-values of the best
-agent satisfy the Bellman equation:
+The agent learns Q(s, a): the sum of the rewards to come after action a in state s, if
+all later actions are the best ones. A reward that comes k steps later counts gamma^k
+times; gamma, the discount, is a little below 1. With the reward r and the next state
+s', the right Q-values satisfy the Bellman equation:
 
     Q(s, a) = r + gamma max_a' Q(s', a')        or r alone if the game is over
 
-A Deep Q-Network (DQN, Mnih et al. 2015) is a neural network that predicts Q-values and
-learns to bring both sides of this equation together:
+Here r is the reward times 1 - gamma, so that a Q-value is a weighted mean of the
+rewards to come: in CartPole it is 1 at most.
 
-    repeat at each step of the game:
-        Act.       Take a random action with probability epsilon, else the best one.
-        Remember.  Store what happened in a replay memory.
-        Learn.     Draw a random batch from the memory and bring both sides together.
-        Evaluate.  From time to time, play without randomness. Stop when it is perfect.
+A Deep Q-Network (DQN, Mnih et al. 2015) is a neural network that predicts Q-values and
+learns to bring both sides of this equation together. At each step of the game:
+
+    Act.       Take a random action with probability epsilon, otherwise the best one.
+    Remember.  Store what happened in the replay memory.
+    Learn.     Draw a random batch from the memory, and bring both sides together.
+    Evaluate.  From time to time, play without random actions. Stop if this is perfect.
 
 The batch is random because successive steps are too much alike. The right side comes
-from the target network, a slow copy of the network, because a goal that moves with each
-update is hard to reach.
+from the target network, a slow copy of the network, because a goal that moves with
+every update is hard to reach.
 
     python main.py                                     train, and write all files
     python main.py --evaluate params.pkl               score trained parameters
     python main.py --env-id MountainCar-v0 --seed 1    play another game
     python main.py --help                              list all settings
 
+The file has cells, which begin with # %% and can be run one by one in a notebook. In
+all of them, params is a tree of arrays, rng is a random generator of NumPy, env is a
+game, and config holds the settings, which the cell Settings lists with their defaults.
 Letters in comments are sizes: B transitions in a batch, O numbers in an observation, A
-actions. A name means the same everywhere: params is a tree of arrays, rng is a NumPy
-generator, env is a game, and config holds the settings, which the cell Settings lists.
+actions.
 """
 
 import argparse
@@ -46,7 +50,7 @@ import zipfile
 from collections import deque
 from contextlib import closing, contextmanager
 from copy import copy
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,8 +81,9 @@ def init_layer(rng, n_inputs, n_outputs, gain):
 def init_params(rng, env, config):
     """Return the parameters of a network for this game that has not learned yet.
 
-    Its last layer is small, so that at first all Q-values are nearly 0. Observations
-    are divided by the scale, which is measured and not learned.
+    Its last layer is small, so that at first all Q-values are nearly 0. The network
+    divides observations by the scale: this is measured (see measure_scale) and not
+    learned, but it is needed to play.
     """
     n_inputs = env.observation_space.shape[0]
     n_actions = env.action_space.n
@@ -110,17 +115,17 @@ def q_values(params, obs):
     for layer in params["hidden"]:
         x = nn.silu(dense(layer, x))
 
-    output = dense(params["output"], x)
     if "value" not in params:
-        return output
-    advantage = output - output.mean(axis=-1, keepdims=True)
-    return dense(params["value"], x) + advantage
+        return dense(params["output"], x)
+    value = dense(params["value"], x)
+    advantage = dense(params["output"], x)
+    return value + advantage - advantage.mean(axis=-1, keepdims=True)
 
 
 # %% Policy: use what is known, or explore
-# The course fixes the arguments rng, params and obs, even where one is not needed. Its
-# rng is a key of JAX. Ours is a NumPy generator, since JAX would have to compile each
-# kind of random draw.
+# The course fixes how the arguments begin: rng, obs or rng, params, obs. Its rng is a
+# key of JAX. Here it is a generator of NumPy, since JAX would have to compile each kind
+# of random draw, which takes longer than all draws of a run.
 def random_policy_fn(rng, obs, n_actions=2):
     """Return random actions, all equally likely: [..., O] -> [...]."""
     return rng.integers(n_actions, size=obs.shape[:-1])
@@ -138,7 +143,7 @@ def policy_fn(rng, params, obs):
 
 
 def action_fn(rng, params, obs, epsilon=0.05):
-    """Return a random action with probability epsilon, and else the greedy one."""
+    """Return a random action with probability epsilon, otherwise the greedy one."""
     if rng.random() < epsilon:
         n_actions = params["output"]["b"].size
         return int(random_policy_fn(rng, obs, n_actions))
@@ -180,10 +185,10 @@ class Transition(NamedTuple):
 
 
 def reward_to_learn(reward, config):
-    """Return a reward as the network learns it: clipped to [-1, 1], scaled, or raw.
+    """Return a reward as the network learns it: scaled, clipped to [-1, 1], or raw.
 
-    Scaled rewards are multiplied by 1 - gamma. Then Q is (1 - gamma) sum_k gamma^k r_k,
-    which is a weighted mean of the rewards and has the same size for every gamma.
+    Scaled rewards, the default, are multiplied by 1 - gamma. This makes Q a weighted
+    mean of rewards, (1 - gamma) sum_k gamma^k r_k, of the same size for every gamma.
     """
     if config.rewards == "clipped":
         return jnp.clip(reward, -1, 1)
@@ -195,7 +200,7 @@ def reward_to_learn(reward, config):
 def td_error(params, target_params, transition, config):
     """Return the temporal-difference error y - Q(s, a) of one transition.
 
-    The target y is the right side of the Bellman equation:
+    The target y is the right side of the Bellman equation, where r is reward_to_learn:
         DQN:         y = r + gamma max_a' Q_target(s', a')
         Double DQN:  y = r + gamma Q_target(s', argmax_a' Q(s', a'))
         At the end:  y = r
@@ -204,21 +209,24 @@ def td_error(params, target_params, transition, config):
     al. 2016) the online network chooses a', and the target network judges it.
     """
     obs, action, reward, next_obs, terminated = transition
-    chex.assert_rank([obs, action, reward], [1, 0, 0])
+    chex.assert_rank([obs, action, reward], [1, 0, 0])  # This is no batch.
 
+    r = reward_to_learn(reward, config)
     chooser = params if config.double else target_params
     next_action = jnp.argmax(q_values(chooser, next_obs))
     next_value = q_values(target_params, next_obs)[next_action]
-    goes_on = 1 - terminated
-    y = reward_to_learn(reward, config) + config.gamma * goes_on * next_value
+    y = r + config.gamma * (1 - terminated) * next_value
 
     # The gradient changes the prediction, and not what it is compared with.
     return lax.stop_gradient(y) - q_values(params, obs)[action]
 
 
-@partial(jit, static_argnames="config")  # JAX compiles it for each config.
+@partial(jit, static_argnames="config")  # The config is a constant of the program.
 def td_errors(params, target_params, batch, config):
-    """Return the errors of a batch, [B]. vmap applies td_error to each transition."""
+    """Return the errors of a batch, [B].
+
+    vmap makes of td_error a function of many transitions, which share both networks.
+    """
     td_error_of_each = vmap(td_error, in_axes=(None, None, 0, None))
     return td_error_of_each(params, target_params, batch, config)
 
@@ -226,8 +234,8 @@ def td_errors(params, target_params, batch, config):
 def loss_fn(params, target_params, batch, config, weights):
     """Return the mean loss of a batch, in which each transition has a weight.
 
-    An error e costs e^2 / 2. With the Huber loss it costs |e| - 1/2 if |e| > 1, which
-    is rare with scaled rewards.
+    An error e costs e^2 / 2. The Huber loss is gentler where |e| > 1: it is |e| - 1/2.
+    With scaled rewards, such errors are rare.
     """
     errors = td_errors(params, target_params, batch, config)
     if config.loss == "huber":
@@ -243,16 +251,16 @@ class Learner(NamedTuple):
     params: Any  # The online network acts and learns.
     target_params: Any  # The target network follows it.
     opt_state: optax.OptState
-    count: Array  # number of updates so far
+    n_updates: Array
 
 
 def make_optimizer(config):
     """Return Adam (Kingma and Ba 2015), or AdamW with AMSGrad (Loshchilov and Hutter
-    2019, Reddi et al. 2018). Each number of a gradient can be clipped before.
+    2019, Reddi et al. 2018). Numbers in a gradient may be clipped to a limit first.
     """
     if config.optimizer == "adam":
         adam = optax.adam(config.learning_rate)
-        optimizer = optax.flatten(adam)  # It sees one array, which takes less time.
+        optimizer = optax.flatten(adam)  # All parameters as one array: this is faster.
     else:
         weights_only = partial(tree.map, lambda array: array.ndim == 2)
         optimizer = optax.chain(
@@ -268,7 +276,8 @@ def make_optimizer(config):
 
 def init_learner(params, config):
     """Return a learner whose two networks are equal."""
-    opt_state = jit(make_optimizer(config).init)(params)
+    init = jit(make_optimizer(config).init)  # It compiles faster as one program.
+    opt_state = init(params)
     return Learner(params, params, opt_state, np.int32(0))
 
 
@@ -280,16 +289,17 @@ def update_fn(learner, batch, config, weights=1.0):
         target <- (1 - tau) target + tau params
     With tau = 1 and a long target_period, it is a copy now and then (Mnih et al. 2015).
     """
-    params, target_params, opt_state, count = learner
+    params, target_params, opt_state, n_updates = learner
     gradient = grad(loss_fn)(params, target_params, batch, config, weights)
-    changes, opt_state = make_optimizer(config).update(gradient, opt_state, params)
+    optimizer = make_optimizer(config)
+    changes, opt_state = optimizer.update(gradient, opt_state, params)
     params = optax.apply_updates(params, changes)
 
-    count = count + 1
-    is_time = count % config.target_period == 0
-    tau = jnp.where(is_time, config.tau, 0.0)
+    n_updates = n_updates + 1
+    is_time = n_updates % config.target_period == 0
+    tau = jnp.where(is_time, config.tau, 0.0)  # jit allows no `if` on an array.
     target_params = optax.incremental_update(params, target_params, tau)
-    return Learner(params, target_params, opt_state, count)
+    return Learner(params, target_params, opt_state, n_updates)
 
 
 # %% Replay: the memory is a deque of transitions, which forgets the oldest ones
@@ -305,9 +315,10 @@ def sample_batch(rng, memory, batch_size):
     return stack([memory[i] for i in indices])
 
 
-def scale_observations(learner, memory):
+def measure_scale(learner, memory):
     """Let both networks divide each number of an observation by its standard deviation
-    in the memory, so that no number dominates because of its unit.
+    in the memory, so that its unit does not matter. The mean is not taken off: in
+    CartPole, 0 is the middle of the track and the upright pole.
     """
     deviation = np.std([transition.obs for transition in memory], axis=0)
     scale = np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
@@ -319,7 +330,16 @@ def scale_observations(learner, memory):
 
 # %% Prioritized replay (off by default): replay more often what was predicted badly
 class PrioritizedMemory(deque):
-    """A memory with priorities. A new transition has the highest priority so far."""
+    """A memory that draws transitions by priority (Schaul et al. 2016).
+
+    Priority:     p_i = |error of transition i when it was last replayed|
+    Probability:  P(i) = p_i^0.6 / sum_k p_k^0.6
+    Weight:       w_i = (N P(i))^-beta, divided by the largest one in the batch
+
+    A new transition has the highest priority so far, at least 1. N transitions are in
+    the memory. What is drawn often gets a small weight in the loss; if beta is 1, this
+    makes up fully for the probabilities.
+    """
 
     def __init__(self, size):
         super().__init__(maxlen=size)
@@ -330,6 +350,22 @@ class PrioritizedMemory(deque):
         super().append(transition)
         self.priorities.append(self.highest)
 
+    def sample(self, rng, batch_size, beta):
+        """Return a batch, the weights of its transitions [B] and their indices [B]."""
+        powers = np.array(self.priorities) ** 0.6
+        probabilities = powers / powers.sum()
+        indices = rng.choice(len(self), batch_size, p=probabilities)
+
+        weights = (len(self) * probabilities[indices]) ** -beta
+        weights = np.float32(weights / weights.max())
+        return stack([self[i] for i in indices]), weights, indices
+
+    def renew(self, indices, errors):
+        """Store the priorities of a batch, never 0, so that all can be drawn again."""
+        for i, error in zip(indices, np.abs(errors).tolist()):
+            self.priorities[i] = error + 1e-6
+            self.highest = max(self.highest, error)
+
 
 def make_memory(config):
     """Return an empty memory."""
@@ -339,36 +375,20 @@ def make_memory(config):
 
 
 def prioritized_update(rng, learner, memory, step, config):
-    """Return the learner after an update with a batch drawn by priority (Schaul et al.
-    2016), and renew the priorities of this batch.
+    """Draw a batch by priority, renew its priorities, and return the updated learner.
 
-    Priority:     p_i = |error of transition i when it was last replayed|
-    Probability:  P(i) = p_i^0.6 / sum_k p_k^0.6
-    Weight:       w_i = (N P(i))^-beta / max_j w_j
-
-    N transitions are in the memory, and j goes through the batch. What is drawn often
-    gets a small weight in the loss. beta rises from 0.4 to 1 at the last of all steps,
-    where the weights make up fully for the probabilities.
+    beta rises from 0.4 at the first of total_steps to 1 at the last one.
     """
-    powers = np.array(memory.priorities) ** 0.6
-    probabilities = powers / powers.sum()
-    indices = rng.choice(len(memory), config.batch_size, p=probabilities)
-    batch = stack([memory[i] for i in indices])
-
     beta = 0.4 + 0.6 * step / config.total_steps
-    weights = (len(memory) * probabilities[indices]) ** -beta
-    weights = np.float32(weights / weights.max())
-
+    batch, weights, indices = memory.sample(rng, config.batch_size, beta)
     errors = td_errors(learner.params, learner.target_params, batch, config)
-    for i, size in zip(indices, np.abs(errors)):
-        memory.priorities[i] = float(size) + 1e-6  # None is 0: all can be drawn again.
-        memory.highest = max(memory.highest, memory.priorities[i])
+    memory.renew(indices, errors)
     return update_fn(learner, batch, config, weights)
 
 
 # %% Games: what is played, and how an agent is scored
 class PlainGame(gym.Wrapper):
-    """A game whose actions are 0 to A - 1. Each stands for one of the choices."""
+    """A game whose actions are 0 to A - 1: the numbers of the choices in a list."""
 
     def __init__(self, env, choices):
         super().__init__(env)
@@ -404,14 +424,18 @@ def make_game(config, **kwargs):
     It ends after 1,000 steps if it has no time limit of its own. At the end of an
     episode, info["episode"]["r"] is its return.
     """
-    env = gym.make(config.env_id, **kwargs)
-    env = PlainGame(env, list_choices(env.action_space, config.action_bins))
-    env = gym.wrappers.FlattenObservation(env)
-    if env.observation_space.shape is None:
-        raise ValueError("its observations cannot be made vectors of numbers")
-    if env.spec.max_episode_steps is None:
-        env = gym.wrappers.TimeLimit(env, 1_000)
-    return gym.wrappers.RecordEpisodeStatistics(env)
+    game = gym.make(config.env_id, **kwargs)
+    try:
+        choices = list_choices(game.action_space, config.action_bins)
+        env = gym.wrappers.FlattenObservation(PlainGame(game, choices))
+        if env.observation_space.shape is None:
+            raise ValueError("its observations cannot be made vectors of numbers")
+        if game.spec.max_episode_steps is None:
+            env = gym.wrappers.TimeLimit(env, 1_000)
+        return gym.wrappers.RecordEpisodeStatistics(env)
+    except Exception:
+        game.close()
+        raise
 
 
 def make_games(config, number):
@@ -426,16 +450,16 @@ def draw_seed(rng):
     return int(rng.integers(2**31))
 
 
-def evaluate(rng, params, episodes, config):
+def evaluate(rng, params, n_episodes, config):
     """Play N episodes greedily, or at random if params is None.
 
-    Return three arrays [N]: the returns, the discounted returns, and their prediction,
-    which is the highest Q-value of the first observation (or 0 without params).
+    Return three arrays [N]: the returns, the discounted returns, and what these were
+    predicted to be, which is the highest Q-value of the first observation.
     """
     rewards = []
-    predicted = np.zeros(episodes)
-    running = np.ones(episodes, bool)
-    with closing(make_games(config, episodes)) as envs:
+    predicted = np.zeros(n_episodes)
+    running = np.ones(n_episodes, bool)
+    with closing(make_games(config, n_episodes)) as envs:
         obs, _ = envs.reset(seed=draw_seed(rng))
         if params is not None:
             predicted = np.asarray(jit(q_values)(params, obs)).max(axis=-1)
@@ -454,22 +478,33 @@ def evaluate(rng, params, episodes, config):
     rewards = np.array(rewards)  # [T, N] for T steps
     discounts = config.gamma ** np.arange(len(rewards))
     achieved = discounts @ reward_to_learn(rewards, config)
-    unit = reward_to_learn(1.0, config)  # what a reward of 1 counts in Q
-    return rewards.sum(axis=0), achieved / unit, predicted / unit
+    factor = reward_to_learn(1.0, config)  # This undoes the scaling of rewards.
+    return rewards.sum(axis=0), achieved / factor, predicted / factor
 
 
-def judge(rng, params, config):
-    """Return the means of an evaluation. If they reach the goal, which may be luck, the
-    evaluation is repeated with twenty times as many episodes.
+class Evaluation(NamedTuple):
+    """What an agent reached at a step of the training, as means over episodes."""
+
+    step: int
+    score: float  # the return
+    achieved: float  # the discounted return
+    predicted: float  # what the network took the discounted return to be
+
+
+def judge(rng, params, step, config):
+    """Return the Evaluation of an agent. If it reaches the goal, which may be luck, it
+    plays again, twenty times as many episodes.
     """
     results = evaluate(rng, params, config.eval_episodes, config)
     if results[0].mean() >= config.goal:
         results = evaluate(rng, params, 20 * config.eval_episodes, config)
-    return [float(values.mean()) for values in results]
+    means = [float(values.mean()) for values in results]
+    return Evaluation(step, *means)
 
 
 # %% Settings: the numbers that were left open so far, and what other games need
-def count(text):
+def whole(text):
+    """Read a whole number above 0; like those below, for argparse."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError("a whole number above 0 is needed")
     return int(text)
@@ -493,11 +528,11 @@ def discount(text):
     return float(text)
 
 
-def option(default, meaning, **how):
-    """Return a field of Config that argparse offers as an option."""
+def option(default, meaning, **settings):
+    """Return a field of Config that is an option, with these settings of argparse."""
     if isinstance(default, bool):
-        how["action"] = argparse.BooleanOptionalAction
-    return field(default=default, metadata={"help": meaning, **how})
+        settings["action"] = argparse.BooleanOptionalAction
+    return field(default=default, metadata={"help": meaning, **settings})
 
 
 @dataclass(frozen=True)
@@ -505,89 +540,65 @@ class Config:
     """The settings of an agent. The defaults are for CartPole; GAMES has others."""
 
     env_id: str = option("CartPole-v1", "name of the game in Gymnasium")
-    action_bins: int = option(11, "bins for each number of an action", type=count)
+    action_bins: int = option(11, "bins for each number of an action", type=whole)
 
     # Network
-    hidden: tuple = option((64, 64), "sizes of hidden layers", type=count, nargs="+")
-    scale_observations: bool = option(True, "divide them by their standard deviation")
+    hidden: tuple = option((64, 64), "sizes of hidden layers", type=whole, nargs="+")
+    scale_observations: bool = option(True, "divide observations by their deviation")
     dueling: bool = option(False, "split Q-values into a value and advantages")
 
     # Policy
     epsilon_start: float = option(1.0, "epsilon after the warm-up", type=share)
     epsilon_end: float = option(0.05, "epsilon in the end", type=share)
-    epsilon_decay: float = option(1500.0, "how many steps it falls", type=positive)
-    epsilon_fall: str = option(
-        "linear", "how it falls", choices=["linear", "exponential"]
+    epsilon_decay: float = option(
+        1500.0, "steps of its fall, or their scale", type=positive
     )
+    epsilon_fall: str = option("linear", "its shape", choices=("linear", "exponential"))
 
     # Learning
+    rewards: str = option(
+        "scaled", "what to learn", choices=("scaled", "clipped", "raw")
+    )
     gamma: float = option(0.99, "discount of a reward one step later", type=discount)
-    rewards: str = option("scaled", "as learned", choices=["scaled", "clipped", "raw"])
     double: bool = option(True, "use the target of Double DQN")
-    loss: str = option("huber", "what an error costs", choices=["huber", "squared"])
-    optimizer: str = option("adam", "adamw includes AMSGrad", choices=["adam", "adamw"])
+    loss: str = option("huber", "cost of an error", choices=("huber", "squared"))
+    optimizer: str = option("adam", "adamw includes AMSGrad", choices=("adam", "adamw"))
     learning_rate: float = option(5e-3, "step size of the optimizer", type=positive)
-    clip_value: float = option(np.inf, "limit of a number in a gradient", type=positive)
-    target_period: int = option(1, "updates between two target networks", type=count)
+    clip_value: float = option(np.inf, "limit of numbers in a gradient", type=positive)
+    target_period: int = option(1, "updates between two target networks", type=whole)
     tau: float = option(0.05, "share of the online network in a new one", type=share)
 
     # Replay
-    memory_size: int = option(1_000, "transitions in the memory", type=count)
-    batch_size: int = option(64, "transitions in a batch", type=count)
+    memory_size: int = option(1_000, "transitions in the memory", type=whole)
+    batch_size: int = option(64, "transitions in a batch", type=whole)
     prioritized: bool = option(False, "replay more often what was predicted badly")
 
     # Training
-    total_steps: int = option(50_000, "steps of the training at most", type=count)
-    warmup_steps: int = option(512, "random steps before learning starts", type=count)
-    train_every: int = option(1, "steps between two updates", type=count)
-    eval_every: int = option(512, "steps between two evaluations", type=count)
-    eval_episodes: int = option(100, "episodes of an evaluation", type=count)
+    total_steps: int = option(50_000, "steps of the training at most", type=whole)
+    warmup_steps: int = option(512, "random steps before learning starts", type=whole)
+    train_every: int = option(1, "steps between two updates", type=whole)
+    eval_every: int = option(512, "steps between two evaluations", type=whole)
+    eval_episodes: int = option(100, "episodes of an evaluation", type=whole)
     goal: float = option(500.0, "mean return that ends the training", type=float)
 
 
-GAMES = {  # settings that differ from those of CartPole, found by trial
-    "CartPole-v1": {},
-    "MountainCar-v0": {
-        "goal": -100.0,
-        "hidden": (64, 64, 64),
-        "epsilon_decay": 10_000.0,
-        "gamma": 0.98,
-        "learning_rate": 2e-3,
-        "tau": 0.01,
-        "memory_size": 50_000,
-        "eval_every": 2_048,
-        "eval_episodes": 50,
-    },
-    "Acrobot-v1": {
-        "goal": -72.0,
-        "hidden": (64, 64, 64),
-        "epsilon_decay": 5_000.0,
-        "gamma": 0.98,
-        "learning_rate": 2e-3,
-        "tau": 0.03,
-        "memory_size": 50_000,
-        "batch_size": 128,
-        "eval_every": 2_048,
-        "eval_episodes": 50,
-    },
-    "Pendulum-v1": {
-        "goal": -150.0,
-        "epsilon_decay": 5_000.0,
-        "gamma": 0.98,
-        "learning_rate": 2e-3,
-        "tau": 0.01,
-        "memory_size": 50_000,
-        "eval_every": 2_048,
-    },
-    "another game": {
-        "goal": np.inf,
-        "epsilon_decay": 5_000.0,
-        "gamma": 0.98,
-        "learning_rate": 1e-3,
-        "tau": 0.01,
-        "memory_size": 50_000,
-        "eval_every": 2_048,
-    },
+OTHER = Config(  # for games that are not in the table below
+    goal=np.inf,
+    epsilon_decay=5_000.0,
+    gamma=0.98,
+    learning_rate=2e-3,
+    tau=0.01,
+    memory_size=50_000,
+    batch_size=128,
+    eval_every=2_048,
+    eval_episodes=50,
+)
+DEEP = replace(OTHER, hidden=(64, 64, 64))
+GAMES = {  # The numbers were found by trial.
+    "CartPole-v1": Config(),
+    "MountainCar-v0": replace(DEEP, goal=-100.0, eval_every=1_024, total_steps=100_000),
+    "Acrobot-v1": replace(DEEP, goal=-72.0, tau=0.03),
+    "Pendulum-v1": replace(OTHER, goal=-150.0, batch_size=64, total_steps=30_000),
 }
 
 
@@ -595,8 +606,8 @@ GAMES = {  # settings that differ from those of CartPole, found by trial
 def train(config, seed, quiet=False):
     """Train an agent until it reaches the goal. The seed decides all that is random.
 
-    Return its best parameters, a list with (step, return) of each episode, and a list
-    with (step, return, discounted return, predicted one) of each evaluation.
+    Return its best parameters, a list with the step and return of each episode, and a
+    list of evaluations.
     """
     rng = np.random.default_rng(seed)
     eval_rng = np.random.default_rng([seed, 1])  # Evaluations do not disturb training.
@@ -623,7 +634,7 @@ def train(config, seed, quiet=False):
 
             # Learn.
             if step == config.warmup_steps and config.scale_observations:
-                learner = scale_observations(learner, memory)
+                learner = measure_scale(learner, memory)
             if step >= config.warmup_steps and step % config.train_every == 0:
                 if config.prioritized:
                     learner = prioritized_update(rng, learner, memory, step, config)
@@ -633,21 +644,21 @@ def train(config, seed, quiet=False):
 
             # Evaluate.
             if step % config.eval_every == 0 or step == config.total_steps:
-                score, achieved, predicted = judge(eval_rng, learner.params, config)
-                evaluations.append((step, score, achieved, predicted))
+                evaluation = judge(eval_rng, learner.params, step, config)
+                evaluations.append(evaluation)
                 agents.append(learner.params)
-                bar.set_postfix(epsilon=f"{epsilon:.2f}", greedy=f"{score:.1f}")
-                if score >= config.goal:
+                bar.set_postfix(epsilon=epsilon, greedy_return=evaluation.score)
+                if evaluation.score >= config.goal:
                     break
 
-    best = np.argmax([score for _, score, _, _ in evaluations])
+    best = np.argmax([evaluation.score for evaluation in evaluations])
     return agents[best], episodes, evaluations
 
 
 # %% Files: parameters, pictures, and the zip to hand in
 @contextmanager
 def replacing(path):
-    """Give a new path, and put its file in place of the old one when it is complete."""
+    """Lend a new path to write to. The complete file then replaces the old one."""
     new = path.with_name(f"new-{os.getpid()}-{path.name}")
     try:
         yield new
@@ -671,13 +682,18 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 def load_agent(path):
-    """Return parameters and settings from a file of save_params, or a ValueError."""
+    """Return parameters and settings from a file of save_params.
+
+    Raise a ValueError if the file is not one, or if its parameters do not fit.
+    """
     try:
         with open(path, "rb") as file:
             content = PlainUnpickler(file).load()
         config = Config(**content["config"])
-        if config.env_id not in gym.registry:  # Gymnasium would import some names.
-            raise ValueError(f"the game {config.env_id} is not known here")
+        name = config.env_id.split(":")[-1]  # Before a colon stands a module, which no
+        config = replace(config, env_id=name)  # file shall import.
+        if name not in gym.registry:
+            raise ValueError(f"its game {name} is not known; name it by --env-id")
 
         with closing(make_game(config)) as env:
             own = init_params(np.random.default_rng(), env, config)
@@ -697,22 +713,31 @@ def load_params(path):
     return load_agent(path)[0]
 
 
-def record(seed, params, epsilon, config, path):
-    """Write a GIF of four seconds of play, in real time, with every third pixel."""
+def play(seed, params, epsilon, seconds, config, render_mode):
+    """Play in real time, one episode after the other. Return about ten frames for each
+    second, and the milliseconds of a frame.
+    """
     rng = np.random.default_rng(seed)
     frames = []
-    with closing(make_game(config, render_mode="rgb_array")) as env:
-        fps = env.metadata["render_fps"]
+    with closing(make_game(config, render_mode=render_mode)) as env:
+        fps = env.metadata.get("render_fps") or 30
         steps_per_frame = max(1, round(fps / 10))
         obs, _ = env.reset(seed=draw_seed(rng))
-        for step in range(4 * fps):
+        for step in range(seconds * fps):
             if step % steps_per_frame == 0:
-                frames.append(env.render()[2::3, 2::3, :3])
+                frames.append(env.render())
             action = action_fn(rng, params, obs, epsilon)
             obs, _, terminated, truncated, _ = env.step(action)
             if terminated or truncated:
                 obs, _ = env.reset()
-    iio.imwrite(path, frames, duration=1000 * steps_per_frame / fps, loop=0)
+    return frames, 1000 * steps_per_frame / fps
+
+
+def record(seed, params, epsilon, config, path):
+    """Write a GIF of four seconds of play, with every third pixel of the game."""
+    frames, duration = play(seed, params, epsilon, 4, config, "rgb_array")
+    small = [frame[2::3, 2::3, :3] for frame in frames]
+    iio.imwrite(path, small, duration=duration, loop=0)
 
 
 def draw_curves(episodes, evaluations, config, path):
@@ -733,7 +758,7 @@ def draw_curves(episodes, evaluations, config, path):
     lower.plot(eval_steps, achieved, "o-", label="achieved by greedy play")
     if config.env_id == "CartPole-v1":
         highest = 1 / (1 - config.gamma)  # the sum of gamma^k for all k
-        lower.axhline(highest, color="gray", label="highest possible")
+        lower.axhline(highest, color="gray", label="highest without time limit")
     lower.set(xlabel="step", ylabel="discounted return")
     for axes in (upper, lower):
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -761,27 +786,36 @@ def write_zip(out):
 
 
 # %% Command line: from words to files
-def make_parser(words):
-    """Return a parser whose defaults are those of the game that the words ask for."""
-    game_parser = argparse.ArgumentParser("main.py", add_help=False, allow_abbrev=False)
-    game_parser.add_argument("--env-id", default=Config.env_id)
-    env_id = game_parser.parse_known_args(words)[0].env_id
-    defaults = Config(env_id=env_id, **GAMES.get(env_id, GAMES["another game"]))
-
+def make_parser():
+    """Return a parser for the options of a run and those of Config."""
     parser = argparse.ArgumentParser(
         "main.py",
+        usage="python main.py [options]",
         description="Train a Deep Q-Network, and write all files of the hand-in.",
+        epilog="For a game of your own, write mygame.py with a gymnasium.Env and "
+        "gymnasium.register('My-v0', MyEnv); play it by --env-id mygame:My-v0.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        add_help=False,  # The help must wait for the defaults of the game.
         allow_abbrev=False,
     )
     add = parser.add_argument
+    add("-h", "--help", action="store_true", help="show this help for the game")
     add("--seed", type=int, default=0, help="number that decides all that is random")
     add("--out", type=Path, default=Path(), help="folder for the files")
-    add("--evaluate", metavar="FILE", help="score these parameters, and do not train")
+    add("--evaluate", nargs="+", metavar="FILE", help="score these files, do not train")
+    add("--watch", action="store_true", help="show the agent in a window at the end")
     for setting in fields(Config):
         flag = "--" + setting.name.replace("_", "-")
-        add(flag, default=getattr(defaults, setting.name), **setting.metadata)
+        add(flag, default=setting.default, **setting.metadata)
     return parser
+
+
+def parse(parser, words):
+    """Return the options in these words, where the defaults are those of the game."""
+    env_id = parser.parse_args(words).env_id
+    defaults = replace(GAMES.get(env_id, OTHER), env_id=env_id)
+    parser.set_defaults(**asdict(defaults))
+    return parser.parse_args(words)
 
 
 def make_config(args):
@@ -797,34 +831,38 @@ def checking(parser, flag):
     try:
         yield
     except Exception as error:  # noqa: BLE001
-        parser.error(f"argument {flag}: {error!r}")
+        parser.error(f"argument {flag}: {str(error) or repr(error)}")
 
 
-def print_scores(agents, seed, episodes, config):
-    """Print how agents play; the one that is None plays at random.
+HEADER = f"agent{'mean':>17}{'std':>10}{'min':>10}{'episodes':>10}  goal"
 
-    Their episodes are fresh: with the same seed, train has other random numbers.
+
+def print_score(name, params, seed, n_episodes, config):
+    """Print how an agent plays, or a random one if params is None.
+
+    The episodes are fresh: with the same seed, train has other random numbers.
     """
-    print("agent            mean       std       min  episodes")
-    for name, params in agents.items():
-        rng = np.random.default_rng([seed, 2])
-        returns, _, _ = evaluate(rng, params, episodes, config)
-        numbers = f"{returns.mean():10.2f}{returns.std():10.2f}{returns.min():10.2f}"
-        print(f"{name:11}{numbers}{episodes:10}")
+    rng = np.random.default_rng([seed, 2])
+    returns, _, _ = evaluate(rng, params, n_episodes, config)
+    numbers = f"{returns.mean():10.2f}{returns.std():10.2f}{returns.min():10.2f}"
+    goal = "reached" if returns.mean() >= config.goal else "not reached"
+    print(f"{name:12}{numbers}{n_episodes:10}  {goal}")
 
 
 def run(config, seed, out):
-    """Train an agent, score it and write all files."""
+    """Train an agent, score it and write all files. Return its parameters."""
     best_params, episodes, evaluations = train(config, seed)
     save_params(out / "params.pkl", best_params, config)
     params = load_params(out / "params.pkl")  # What is scored is what is handed in.
 
-    with closing(make_game(config)) as env:  # The untrained network is that of train.
+    with closing(make_game(config)) as env:  # Training began with this network, too.
         untrained = init_params(np.random.default_rng(seed), env, config)
     agents = {"random": None, "untrained": untrained, "trained": params}
-    print_scores(agents, seed, config.eval_episodes, config)
-    best_score = max(score for _, score, _, _ in evaluations)
-    if best_score < config.goal:
+    print(HEADER)
+    for name, agent in agents.items():
+        print_score(name, agent, seed, config.eval_episodes, config)
+    best_score = max(evaluation.score for evaluation in evaluations)
+    if best_score < config.goal < np.inf:
         print(f"The goal of {config.goal} was not reached, only {best_score:.2f}.")
         print("More --total-steps or another --seed may help.")
 
@@ -842,6 +880,38 @@ def run(config, seed, out):
             (out / name).unlink(missing_ok=True)  # The old one shows another agent.
     write_zip(out)
     print(f"All files are in {out}.")
+    return params
+
+
+def score_files(args):
+    """Print a row for each file of parameters. Return 2 if one cannot be used."""
+    status = 0
+    print(HEADER)
+    for path in args.evaluate:
+        try:
+            params, config = load_agent(path)
+        except ValueError as error:
+            print(f"main.py: error: argument --evaluate: {error}", file=sys.stderr)
+            status = 2
+        else:
+            print_score(path, params, args.seed, args.eval_episodes, config)
+            if args.watch:
+                watch(args.seed, params, config)
+    return status
+
+
+DISPLAYS = {"DISPLAY", "WAYLAND_DISPLAY"}
+
+
+def watch(seed, params, config):
+    """Show half a minute of play in a window, if this machine has a display."""
+    os.environ.pop("SDL_VIDEODRIVER", None)
+    try:
+        if sys.platform == "linux" and not os.environ.keys() & DISPLAYS:
+            raise OSError("there is no display")
+        play(seed, params, 0.0, 30, config, "human")
+    except Exception as error:  # noqa: BLE001
+        print(f"The agent cannot be shown in a window: {error}", file=sys.stderr)
 
 
 def main(argv=None):
@@ -851,28 +921,31 @@ def main(argv=None):
     if isinstance(argv, str):
         argv = shlex.split(argv)
     words = [str(word) for word in argv]
-    parser = make_parser(words)
-    args = parser.parse_args(words)
+    parser = make_parser()
+    args = parse(parser, words)
     config = make_config(args)
-
-    if args.evaluate is not None:
-        with checking(parser, "--evaluate"):
-            params, config = load_agent(args.evaluate)
-        print_scores({"trained": params}, args.seed, args.eval_episodes, config)
-        return
+    if args.help:
+        parser.print_help()
+        return 0
 
     if config.total_steps <= config.warmup_steps:
         parser.error("argument --total-steps: it must be above --warmup-steps")
     with checking(parser, "--seed"):
         np.random.default_rng(args.seed)
-    with checking(parser, "--env-id"):
-        make_game(config).close()
+    with checking(parser, "--env-id"), closing(make_game(config)) as env:
+        config = replace(config, env_id=env.spec.id)  # in full, and without a module
+    if args.evaluate:
+        return score_files(args)
+
     out = args.out.expanduser().absolute()
     with checking(parser, "--out"):
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
-    run(config, args.seed, out)
+    params = run(config, args.seed, out)
+    if args.watch:
+        watch(args.seed, params, config)
+    return 0
 
 
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
-    main()
+    sys.exit(main())
