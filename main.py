@@ -41,6 +41,7 @@ actions.
 
 import argparse
 import itertools
+import logging
 import os
 import pickle
 import shlex
@@ -58,6 +59,9 @@ from typing import Any, NamedTuple
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # The network is too small for a GPU.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # Games are drawn without a window
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # and without sound.
+if __name__ == "__main__" and "ipykernel" not in sys.modules:
+    os.environ["MPLBACKEND"] = "agg"  # A shell in a notebook may name a missing one.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # It warns without a HOME.
 
 import chex
 import gymnasium as gym

@@ -1,12 +1,12 @@
-"""How long a run takes, beside the bare imports or another main.py, in turn; and where it goes.
+"""Measure what a run of main.py costs, and where its time goes.
 
-    python tests/benchmark.py                       five runs of seeds 1 to 5, and of the imports
-    python tests/benchmark.py --other old/main.py   the same beside another version
+    python tests/benchmark.py                       runs in turn with the bare imports
+    python tests/benchmark.py --other old/main.py   runs in turn with another main.py
     python tests/benchmark.py --parts               one run, function by function
-    python tests/benchmark.py --growth              what a step costs as the memory grows
 
-Not part of the test run. Let nothing else run on the machine meanwhile, and quote ratios: each is
-the median over pairs of runs, one after the other.
+All other options are those of main.py, as in --parts --prioritized. Nothing else should
+run on the machine meanwhile. Times change from hour to hour, so that only the ratios of
+runs that took turns can be compared. Linux or macOS is needed, but not for --parts.
 """
 
 import argparse
@@ -21,121 +21,94 @@ from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
 IMPORTS = (
-    "import jax, jax.numpy, optax, chex, gymnasium, numpy, matplotlib.pyplot, imageio.v3, tqdm"
+    "import jax.numpy, optax, chex, gymnasium, matplotlib.figure, imageio.v3, tqdm"
 )
-COMPILED = ("update_round", "policy_fn", "new_learner")
-TIMED = (
-    *COMPILED, "action_fn", "remember", "sample_batch", "measure_scale", "evaluate", "train",
-    "save_params", "load_params", "record", "learning_curve", "hand_in",
-)  # fmt: skip
+PARTS = (  # the functions that are timed; some call others
+    "make_game make_games init_params init_learner action_fn policy_fn sample_batch "
+    "prioritized_update update_fn evaluate train save_params load_params print_scores "
+    "record draw_curves write_zip"
+)
 
 
-def seconds(*words):
-    """Wall-clock seconds and peak memory in MB of a fresh process."""
+def measure(*words):
+    """Return the CPU seconds, wall seconds and peak MB of Python with these words."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, *words],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen([sys.executable, *words], cwd=folder, **quiet)
         _, status, usage = os.wait4(process.pid, 0)
-        took = time.perf_counter() - start
-    if status:
-        sys.exit(f"benchmark.py: {' '.join(words)[:80]} failed")
-    return took, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        wall = time.perf_counter() - start
+    if status != 0:
+        sys.exit(f"benchmark.py: this failed: python {' '.join(words)}")
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss / unit
 
 
-def compare(other, seeds, repeats):
-    """Whole runs, each in turn with what it is compared with."""
+def compare(other, n_runs, words):
+    """Print what each run costs, and what the run costs that took turns with it."""
     ratios = []
-    print(f"{'seed':>5}{'seconds':>9}{'other':>9}{'ratio':>7}{'MB':>6}")
-    for seed in seeds:
-        ours, theirs = [], []
-        for _ in range(repeats):
-            words = ["--seed", str(seed)]
-            ours.append(seconds(str(ROOT / "main.py"), *words))
-            theirs.append(seconds(other, *words) if other else seconds("-c", IMPORTS))
-        pairs = [a / b for (a, _), (b, _) in zip(ours, theirs, strict=True)]
-        ratios.append(median(pairs))
-        a, b = median(t for t, _ in ours), median(t for t, _ in theirs)
-        print(
-            f"{seed:5}{a:9.2f}{b:9.2f}{ratios[-1]:7.2f}{max(m for _, m in ours):6.0f}", flush=True
-        )
-    print(f"median ratio {median(ratios):.2f}")
+    print("          main.py                  other")
+    print("seed    CPU s   wall s     MB    CPU s   wall s     MB   ratio of CPU s")
+    for seed in range(1, n_runs + 1):
+        options = ["--seed", str(seed), *words]
+        ours = measure(str(ROOT / "main.py"), *options)
+        if other is None:
+            theirs = measure("-c", IMPORTS)
+        else:
+            theirs = measure(str(other.resolve()), *options)
+        ratios.append(ours[0] / theirs[0])
+        numbers = "".join(f"{c:9.2f}{w:9.2f}{mb:7.0f}" for c, w, mb in (ours, theirs))
+        print(f"{seed:4}{numbers}{ratios[-1]:8.2f}", flush=True)
+    print(f"The median ratio is {median(ratios):.2f}.")
 
 
-def parts(seed):
-    """Seconds in each function of one run; a first call compiles, so it stands apart."""
-    sys.path.insert(0, str(ROOT))
-    start = time.perf_counter()
+def time_calls(function, times):
+    """Return a function that does the same, and adds the seconds of each call."""
     import jax
 
+    def timed(*args, **kwargs):
+        start = time.perf_counter()
+        result = jax.block_until_ready(function(*args, **kwargs))
+        times.append(time.perf_counter() - start)
+        return result
+
+    return timed
+
+
+def print_parts(words):
+    """Print the seconds of each function in one run. The first call may compile it."""
+    sys.path.insert(0, str(ROOT))
+    start = time.perf_counter()
     import main
 
-    print(f"{'imports':18}{time.perf_counter() - start:8.2f}")
-    calls = defaultdict(list)
+    print(f"{time.perf_counter() - start:.2f} seconds for imports")
+    times = defaultdict(list)
+    for name in PARTS.split():
+        setattr(main, name, time_calls(getattr(main, name), times[name]))
 
-    def timed(name, function):
-        def call(*args, **kwargs):
-            start = time.perf_counter()
-            result = jax.block_until_ready(function(*args, **kwargs))
-            calls[name].append(time.perf_counter() - start)
-            return result
-
-        return call
-
-    for name in TIMED:
-        setattr(main, name, timed(name, getattr(main, name)))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        main.main(["--seed", str(seed), "--out", folder])
-    print(
-        f"{'run':18}{time.perf_counter() - start:8.2f}\n{'':18}{'all':>8}{'first':>8}{'calls':>7}"
-    )
-    for name, times in sorted(calls.items(), key=lambda item: -sum(item[1])):
-        print(f"{name:18}{sum(times):8.3f}{times[0]:8.3f}{len(times):7}")
-
-
-def growth():
-    """Microseconds of a step, with its share of a round, while the memory holds so many."""
-    sys.path.insert(0, str(ROOT))
-    import main
-
-    for filled in (1_000, 10_000, 100_000):
-        config = main.Config(
-            f"--memory-size {filled} --warmup-steps {filled} --total-steps {filled + 4000} "
-            "--no-early-stop --eval-every 1000000 --eval-episodes 1"
-        )
-        ends, update_round = [], main.update_round
-
-        def watched(*args, ends=ends, update_round=update_round, **kwargs):
-            ends.append(time.perf_counter())
-            return update_round(*args, **kwargs)
-
-        main.update_round = watched
-        main.train(config, quiet=True)
-        main.update_round = update_round
-        rounds = [b - a for a, b in zip(ends[1:], ends[2:], strict=False)]
-        print(f"{filled:8} transitions {1e6 * median(rounds) / config.train_every:8.0f} us a step")
+        main.main([*words, "--out", folder])
+        print(f"{time.perf_counter() - start:.2f} seconds for the run")
+    print("function             all calls  first call    calls")
+    for name, seconds in sorted(times.items(), key=lambda item: -sum(item[1])):
+        if seconds:
+            print(f"{name:20}{sum(seconds):10.3f}{seconds[0]:12.3f}{len(seconds):9}")
 
 
 def run():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--other", help="another main.py, instead of the bare imports")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--parts", action="store_true")
-    parser.add_argument("--growth", action="store_true")
-    options = parser.parse_args()
-    if options.parts:
-        parts(options.seeds[0])
-    elif options.growth:
-        growth()
+    """Do what the command line asks for."""
+    summary = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(description=summary, allow_abbrev=False)
+    parser.add_argument("--other", type=Path, help="another main.py")
+    parser.add_argument("--runs", type=int, default=5, help="how many seeds, from 1 on")
+    parser.add_argument("--parts", action="store_true", help="time each function")
+    args, words = parser.parse_known_args()
+    if args.parts:
+        print_parts(words)
     else:
-        other = options.other and str(Path(options.other).resolve())
-        compare(other, options.seeds, options.repeats)
+        compare(args.other, args.runs, words)
 
 
 if __name__ == "__main__":

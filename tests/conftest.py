@@ -1,120 +1,158 @@
-"""What several tests share: runs of main.py, Q-functions that are tables, small games, memories."""
+"""What several tests share: tiny settings, networks that are tables, small games."""
 
-import hashlib
-import os
-import pickle
-import subprocess
+import re
 import sys
-from collections import deque
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
-import jax
 import numpy as np
 import pytest
+from jax import tree
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
-import main  # noqa: E402
+import main
 
-# What the tests compile is kept for the next time; processes of their own know nothing of it.
-jax.config.update("jax_compilation_cache_dir", str(ROOT / ".pytest_cache" / "jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+FILES = {"params.pkl", "agent.gif", "random.gif", "learning_curve.png", "hand-in.zip"}
 
-# A training of a second: warm-up, rounds, evaluations, and the end of the budget.
+# Training with these options takes a moment, and updates after steps 100, 150, ... 300.
 TINY = (
-    "--total-steps 300 --warmup-steps 100 --train-every 50 --updates 2 --hidden 8 --batch-size 4 "
-    "--eval-every 100 --eval-episodes 3 --confirm-episodes 5 --report-episodes 4"
+    "--total-steps 300 --warmup-steps 100 --train-every 50 --hidden 8 --batch-size 4 "
+    "--eval-every 100 --eval-episodes 3"
 )
+SMALL = main.Config(
+    total_steps=300, warmup_steps=100, train_every=50, hidden=(8,), batch_size=4,
+    eval_every=100, eval_episodes=3,
+)  # fmt: skip
 
 
-def run_main(*args, cwd, script=ROOT / "main.py", **env):
-    """`python main.py *args` in a fresh process, with a few environment variables more or less."""
-    environment = {k: v for k, v in (os.environ | env).items() if v is not None}
-    return subprocess.run(
-        [sys.executable, str(script), *map(str, args)],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """The folder and the process of one whole default run, started in an empty folder."""
-    folder = tmp_path_factory.mktemp("finished")
-    return folder, run_main(cwd=folder)
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Recordings of a second, where it does not matter what they show."""
-    monkeypatch.setattr(main, "GIF_SECONDS", 1)
+def new_params(seed=0, **settings):
+    """Return the parameters of a new network for a game, and its configuration."""
+    config = replace(SMALL, **settings)
+    env = main.make_game(config)
+    params = main.init_params(np.random.default_rng(seed), env, config)
+    env.close()
+    return params, config
 
 
 def table(q):
-    """Parameters whose Q-function is the table q [S, A], for one-hot observations of S states."""
-    q = np.asarray(q, np.float32)
-    return {
-        "scale": np.ones(q.shape[0], np.float32),
-        "hidden": {"silu": []},
-        "output": {"w": q, "b": np.zeros(q.shape[1], np.float32)},
-    }
+    """Return parameters whose Q-values are the table q [S, A] for one-hot states."""
+    q = np.float32(q)
+    output = {"w": q, "b": np.zeros(q.shape[1], np.float32)}
+    return {"scale": np.ones(len(q), np.float32), "hidden": [], "output": output}
 
 
-def state(i, n=2):
-    """The one-hot observation of state i of n."""
-    return np.eye(n, dtype=np.float32)[i]
+def same(one, other):
+    """Return whether two trees of arrays are equal."""
+    if tree.structure(one) != tree.structure(other):
+        return False
+    return all(tree.leaves(tree.map(np.array_equal, one, other)))
 
 
-def remembered(steps):
-    """A memory of these steps: (obs, action, reward, terminated, truncated, next_obs)."""
-    memory = deque()
-    for step in steps:
-        main.remember(memory, step)
-    return memory
+def names(folder):
+    """Return the names of what is in a folder."""
+    return {path.name for path in folder.iterdir()}
 
 
-def reseal(path, change):
-    """Changes the content of a parameter file; its checksum is right again."""
-    content = pickle.loads(path.read_bytes())
-    data = pickle.dumps(change(content) or content, protocol=4)
-    path.write_bytes(data + hashlib.sha256(data).digest())
+def status(words):
+    """Return the exit status of main.py with these words."""
+    try:
+        return main.main(words) or 0
+    except SystemExit as end:
+        return end.code
+
+
+def rows(text):
+    """Return the table of scores: agent -> [mean, deviation, minimum, episodes]."""
+    found = re.findall(r"(?m)^(.+?)" + 4 * r" +(-?[\d.]+)" + r"\b", text)
+    return {agent: [float(number) for number in numbers] for agent, *numbers in found}
+
+
+def noise(err):
+    """Return the lines of stderr that are not tqdm's bar of the training."""
+    lines = re.split(r"[\r\n]+", err)
+    return [line for line in lines if line and not line.startswith("training")]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Return an empty folder, in which the test runs."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    """Return a function that lets all calls of a function of main.py be noted in a list
+    of arguments and results. Another function may be called instead.
+    """
+
+    def start(name, instead=None):
+        function = instead or getattr(main, name)
+        calls = []
+
+        def noted(*args, **kwargs):
+            result = function(*args, **kwargs)
+            calls.append((args, result))
+            return result
+
+        monkeypatch.setattr(main, name, noted)
+        return calls
+
+    return start
+
+
+@pytest.fixture
+def no_learning(watch):
+    """Let updates change nothing, where it does not matter what is learned."""
+    return watch("update_fn", lambda learner, *rest: learner)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Let pictures be a few bytes, where it does not matter what they show."""
+    monkeypatch.setattr(main, "record", lambda *args: args[-1].write_bytes(b"GIF"))
+    monkeypatch.setattr(main, "draw_curves", lambda *args: args[-1].write_bytes(b"PNG"))
 
 
 class Glimpse(gym.Env):
-    """A game of a single step, which cannot be drawn; other odd games are made from it."""
+    """A game of a single step that pays 1. Other games are made from it."""
 
-    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    observation_space = gym.spaces.Box(-10, 10, (1,), np.float32)
     action_space = gym.spaces.Discrete(2)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        return np.float32([0]), {}
-
-    def step(self, action):
-        return np.float32([action]), 1.0, True, False, {}
-
-
-class Corridor(Glimpse):
-    """Walks 1, 2, 3, ...; terminates at 4 on even episodes, else is cut short after 6 steps."""
-
-    observation_space = gym.spaces.Box(-1, 100, (1,), np.float32)
-    episode = -1
-
-    def reset(self, *, seed=None, options=None):
-        self.episode, self.at = self.episode + 1, 0
+        self.at = 0
         return np.float32([0]), {}
 
     def step(self, action):
         self.at += 1
-        return np.float32([self.at]), 1.0, self.at == 4 and self.episode % 2 == 0, False, {}
+        return np.float32([self.at]), 1.0, True, False, {}
 
 
-gym.register("Glimpse-v0", Glimpse)
-gym.register("Corridor-v0", Corridor, max_episode_steps=6)
+class Corridor(Glimpse):
+    """Show 0, 1, 2, ...; terminate at 4 in every other episode, and else go on."""
+
+    episode = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episode += 1
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        obs, reward, _, _, info = super().step(action)
+        return obs, reward, self.at == 4 and self.episode % 2 == 1, False, info
+
+
+def register(game, **settings):
+    """Let Gymnasium know a game under its name, and return its id."""
+    env_id = f"{game.__name__}-v0"
+    gym.registry.pop(env_id, None)
+    gym.register(env_id, game, **settings)
+    return env_id
+
+
+register(Corridor, max_episode_steps=6)

@@ -1,225 +1,192 @@
-"""Mutation testing of main.py's pure part: would the tests notice a wrong line in it?
+"""Change main.py in many small ways, and say which changes the tests do not notice.
 
-    python tests/mutation.py              every mutant, two at a time, and the share killed
-    python tests/mutation.py --every 5    a fifth of them
-    python tests/mutation.py --only 17    one mutant, with what the tests say
-    python tests/mutation.py --options    each option of a run in turn does nothing
+    python tests/mutation.py              all mutants of the lecture, two at a time
+    python tests/mutation.py --every 10   a tenth of them
+    python tests/mutation.py --only 17    one of them, with what the tests say
+    python tests/mutation.py --options    options that do nothing, one after the other
 
-A mutant is main.py with one small change in the cells from Network to Games: an operator, a
-number, a condition, a name or a statement; or, in the whole of main.py, an option that keeps its
-default whatever was asked for. It is killed if a test fails. Not part of the test run: a
-hundred mutants take a quarter of an hour.
+A mutant is main.py with another operator, number, name or condition, or without a
+statement, somewhere in the cells Network to Games and Training. With --options, main.py
+reads the default of an option instead of the option. The tests notice a mutant if one
+of them fails or if they take too long. Some mutants compute the same as before; nothing
+can notice these. Each mutant takes from a few seconds to a whole run of the tests.
 """
 
 import argparse
 import ast
-import contextlib
-import copy
-import io
-import os
+import re
+import shutil
+import subprocess
 import sys
-import time
-import types
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE = (ROOT / "main.py").read_text()
-CELLS = (
-    "# %% Network",
-    "# %% Policy",
-    "# %% Replay",
-    "# %% Learning",
-    "# %% Training",
-    "# %% Prioritized",
-    "# %% Games",
+SOURCE = (ROOT / "main.py").read_text(encoding="utf-8")
+CELLS = ("Network", "Policy", "Learning", "Replay", "Prioritized", "Games", "Training")
+
+OPERATORS = (
+    "Add Sub, Mult Div, BitAnd BitOr, And Or, Lt LtE, Gt GtE, Eq NotEq, In NotIn"
 )
-TESTS = ("network", "replay", "policy", "learning", "games", "training", "config")
-
-OPERATORS = {
-    ast.Add: ast.Sub,
-    ast.Sub: ast.Add,
-    ast.Mult: ast.Div,
-    ast.Div: ast.Mult,
-    ast.Pow: ast.Mult,
-    ast.Lt: ast.GtE,
-    ast.LtE: ast.Lt,
-    ast.Gt: ast.LtE,
-    ast.GtE: ast.Gt,
-    ast.In: ast.NotIn,
-    ast.BitOr: ast.BitAnd,
-}
-NAMES = {
-    "argmax": "argmin",
-    "zeros": "ones",
-    "ones": "zeros",
-    "mean": "sum",
-    "max": "min",
-    "min": "max",
-    "params": "target",
-    "target": "params",
-    "obs": "next_obs",
-    "next_obs": "obs",
-    "reward": "discount",
-    "discount": "reward",
-    "coin": "choice",
-    "choice": "coin",
-    "terminated": "truncated",
-    "truncated": "terminated",
-    "relu": "tanh",
-    "silu": "relu",
-    "huber_loss": "squared_error",
-    "squared_error": "huber_loss",
-    "scale_by_adam": "scale_by_amsgrad",
-    "scale_by_amsgrad": "scale_by_adam",
-    "clip_value": "clip_norm",
-    "clip_norm": "clip_value",
-}
+NAMES = (
+    "argmax argmin, max min, mean sum, ones zeros, params target_params, obs next_obs, "
+    "terminated truncated, predicted achieved, huber_loss l2_loss"
+)
 
 
-def lines_of_cells():
-    """The lines that are mutated: their number, and the tests of their cell."""
-    cell, lines = "", {}
-    for number, line in enumerate(SOURCE.split("\n"), 1):
-        cell = line if line.startswith("# %% ") else cell
-        if cell.startswith(CELLS):
-            lines[number] = cell.split()[2].strip(":").lower()
-    return lines
+def swaps(pairs):
+    """Return a dictionary that has each word of a pair in place of the other one."""
+    found = {}
+    for pair in pairs.split(", "):
+        one, other = pair.split()
+        found[one] = other
+        found[other] = one
+    return found
 
 
 def changes(node):
-    """Every small change of one node: a function that changes it in place, and a description."""
-
-    def set_(name, value):
-        return lambda n: setattr(n, name, value)
-
-    if isinstance(node, (ast.BinOp, ast.AugAssign)) and type(node.op) in OPERATORS:
-        new = OPERATORS[type(node.op)]
-        yield set_("op", new()), f"{type(node.op).__name__} -> {new.__name__}"
-    if isinstance(node, ast.Compare) and type(node.ops[0]) in OPERATORS:
-        new = OPERATORS[type(node.ops[0])]
-        yield set_("ops", [new()]), f"{type(node.ops[0]).__name__} -> {new.__name__}"
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        yield set_("value", node.value + 1), f"{node.value} -> {node.value + 1}"
+    """Yield what else could stand in the place of a node: a field and its new value."""
+    operators = swaps(OPERATORS)
+    names = swaps(NAMES)
+    if isinstance(node, (ast.BinOp, ast.BoolOp)):
+        operator = type(node.op).__name__
+        if operator in operators:
+            yield "op", getattr(ast, operators[operator])()
+    if isinstance(node, ast.Compare) and len(node.ops) == 1:
+        operator = type(node.ops[0]).__name__
+        if operator in operators:
+            yield "ops", [getattr(ast, operators[operator])()]
     if isinstance(node, ast.Constant) and type(node.value) is bool:
-        yield set_("value", not node.value), f"{node.value} -> {not node.value}"
-    if isinstance(node, ast.Attribute) and node.attr in NAMES and isinstance(node.ctx, ast.Load):
-        yield set_("attr", NAMES[node.attr]), f".{node.attr} -> .{NAMES[node.attr]}"
-    if isinstance(node, ast.Name) and node.id in NAMES and isinstance(node.ctx, ast.Load):
-        yield set_("id", NAMES[node.id]), f"{node.id} -> {NAMES[node.id]}"
+        yield "value", not node.value
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        yield "value", node.value + 1
+    if isinstance(node, ast.Attribute) and node.attr in names:
+        yield "attr", names[node.attr]
+    is_read = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    if is_read and node.id in names:
+        yield "id", names[node.id]
+
+
+def replaced(node, text):
+    """Return main.py with this text in the place of a node."""
+    lines = SOURCE.encode().splitlines(keepends=True)  # The columns count bytes.
+    before = b"".join(lines[: node.lineno - 1])
+    before += lines[node.lineno - 1][: node.col_offset]
+    after = lines[node.end_lineno - 1][node.end_col_offset :]
+    after += b"".join(lines[node.end_lineno :])
+    return (before + text.encode() + after).decode()
+
+
+def mutants_of(node):
+    """Yield the new text of a node and main.py with it, for each change of the node."""
+    for name, value in changes(node):
+        old = getattr(node, name)
+        setattr(node, name, value)
+        text = ast.unparse(node)
+        setattr(node, name, old)
+        yield text, replaced(node, f"({text})")
     if isinstance(node, (ast.If, ast.IfExp)):
-        yield lambda n: setattr(n, "test", ast.UnaryOp(ast.Not(), n.test)), "condition negated"
-    if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "stop_gradient":
-        yield (
-            lambda n: n.__dict__.update(func=ast.Name("float32_identity", ast.Load())),
-            "stop_gradient removed",
-        )
-    if isinstance(node, ast.AugAssign):
-        yield lambda n: n.__dict__.update(value=ast.Constant(1), op=ast.Mult()), "statement removed"
+        text = f"not ({ast.unparse(node.test)})"
+        yield text, replaced(node.test, f"({text})")
+    if isinstance(node, ast.UnaryOp):
+        text = ast.unparse(node.operand)
+        yield text, replaced(node, f"({text})")
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "lax.stop_gradient":
+        text = ast.unparse(node.args[0])
+        yield text, replaced(node, f"({text})")
+    if isinstance(node, (ast.AugAssign, ast.Expr, ast.Break)):
+        yield "pass", replaced(node, "pass")
 
 
-def annotations(tree):
-    """Nodes that are types, docstrings or assertions about shapes: they do not compute."""
-    for node in ast.walk(tree):
-        for name in ("annotation", "returns"):
-            if getattr(node, name, None) is not None:
-                yield from ast.walk(getattr(node, name))
-        if isinstance(node, ast.Expr):
-            yield from ast.walk(node)
+def list_mutants():
+    """Return line, new text and main.py of all mutants."""
+    cell = ""
+    cell_of_line = {}
+    for number, line in enumerate(SOURCE.splitlines(), start=1):
+        if line.startswith("# %% "):
+            cell = line.split()[2].strip(":")
+        cell_of_line[number] = cell
 
-
-def mutants():
-    """(line, description, tree) of every mutant."""
-    tree, lines = ast.parse(SOURCE), lines_of_cells()
-    passive = set(annotations(tree))
-    for index, node in enumerate(ast.walk(tree)):
-        if getattr(node, "lineno", 0) not in lines or node in passive:
-            continue
-        for number in range(len(list(changes(node)))):
-            mutant = copy.deepcopy(tree)
-            target = next(n for i, n in enumerate(ast.walk(mutant)) if i == index)
-            change, description = list(changes(target))[number]
-            change(target)
-            yield node.lineno, description, ast.fix_missing_locations(mutant)
-
-
-def dead_options():
-    """(line, description, tree) of main.py for each option, which does nothing there."""
     tree = ast.parse(SOURCE)
-    config = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Config")
-    options = [n for n in config.body if isinstance(getattr(n, "value", None), ast.Call)]
-    for option in options[[o.target.id for o in options].index("total_steps") :]:
-        mutant = copy.deepcopy(tree)
-        reads = (f"config.{option.target.id}", f"self.{option.target.id}")
-        for node in ast.walk(mutant):
-            if isinstance(node, ast.Attribute) and ast.unparse(node) in reads:
-                node.value = ast.Name("Config", ast.Load())
-        yield option.lineno, "ignored", ast.fix_missing_locations(mutant)
+    passive = set()  # docstrings, and texts with numbers in them
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            passive.add(node)
+        if isinstance(node, ast.JoinedStr):
+            passive.update(ast.walk(node))
+
+    found = []
+    for node in ast.walk(tree):
+        line = getattr(node, "lineno", 0)
+        if cell_of_line.get(line) in CELLS and node not in passive:
+            found += [(line, text, program) for text, program in mutants_of(node)]
+    return sorted(found, key=lambda mutant: mutant[0])
 
 
-def survives(tree, first="network", show=False):
-    """Whether all tests pass with this main.py, in a forked process; a hang counts as a failure.
+def list_dead_options():
+    """Return line, new text and main.py for each option, which has no effect there."""
+    found = []
+    for node in ast.parse(SOURCE).body:
+        if isinstance(node, ast.ClassDef) and node.name == "Config":
+            for setting in node.body:
+                if isinstance(setting, ast.AnnAssign):
+                    name = setting.target.id
+                    program = re.sub(rf"\bconfig\.{name}\b", f"Config.{name}", SOURCE)
+                    found.append((setting.lineno, f"Config.{name}", program))
+    return found
 
-    The tests of the cell that was changed come first.
-    """
-    child = os.fork()
-    if child == 0:
-        import pytest
 
-        module = types.ModuleType("main")
-        module.__file__ = str(ROOT / "main.py")
-        module.float32_identity = lambda x: x
-        sys.modules["main"] = module
+def run_tests(program, tests, show=False):
+    """Return whether these tests pass in a copy of the project with this main.py."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for path in ROOT.iterdir():
+            if path.is_file():
+                shutil.copy(path, copy)
+        (copy / "tests").mkdir()
+        for path in ROOT.glob("tests/*.*"):
+            shutil.copy(path, copy / "tests")
+        (copy / "main.py").write_text(program, encoding="utf-8")
+
+        output = None if show else subprocess.DEVNULL
+        settings = {"cwd": copy, "stdout": output, "stderr": output, "timeout": 600}
+        words = [sys.executable, "-m", "pytest", "-x", "-q", *tests]
         try:
-            exec(compile(tree, "main.py", "exec"), module.__dict__)
-            names = sorted(TESTS, key=lambda name: name != first)
-            files = [str(ROOT / "tests" / f"test_{name}.py") for name in names]
-            with contextlib.redirect_stdout(sys.stdout if show else io.StringIO()):
-                status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files])
-        except BaseException:
-            status = 1
-        os._exit(0 if status == 0 else 1)
-    for _ in range(2400):
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return status == 0
-        time.sleep(0.1)
-    os.kill(child, 9)
-    os.waitpid(child, 0)
-    return False
+            subprocess.run(words, check=True, **settings)
+        except subprocess.SubprocessError:
+            return False
+        return True
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Do what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--only", type=int)
     parser.add_argument("--options", action="store_true")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
+    parser.add_argument("--tests", nargs="+", default=["tests"], help="only these")
     args = parser.parse_args()
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    import gymnasium, hypothesis, imageio.v3, matplotlib.figure, optax  # noqa: E401, F401, I001
 
-    cells = lines_of_cells()
-    chosen = list(enumerate(dead_options() if args.options else mutants()))[:: args.every]
+    mutants = list_dead_options() if args.options else list_mutants()
+    numbers = range(0, len(mutants), args.every)
     if args.only is not None:
-        chosen = [m for m in chosen if m[0] == args.only]
-    if not survives(ast.parse(SOURCE)):
-        sys.exit("the tests fail without any change")
+        numbers = [args.only]
+    if not run_tests(SOURCE, args.tests):
+        sys.exit("mutation.py: the tests fail without any change")
 
-    def report(item):
-        number, (line, description, tree) = item
-        alive = survives(tree, cells.get(line, "learning"), show=args.only is not None)
-        text = SOURCE.split("\n")[line - 1].strip()
-        print(
-            f"{'SURVIVED' if alive else 'killed  '} {number:4} line {line}: {description}: {text}",
-            flush=True,
-        )
-        return alive
+    def judge(number):
+        line, text, program = mutants[number]
+        unnoticed = run_tests(program, args.tests, show=args.only is not None)
+        verdict = "UNNOTICED" if unnoticed else "noticed"
+        old = SOURCE.splitlines()[line - 1].strip()
+        print(f"{number:4} {verdict:9} line {line}: {old}  ->  {text}", flush=True)
+        return unnoticed
 
     with ThreadPoolExecutor(args.jobs) as pool:
-        alive = list(pool.map(report, chosen))
-    print(f"{len(alive) - sum(alive)} of {len(alive)} mutants killed, {sum(alive)} survived")
+        n_unnoticed = sum(pool.map(judge, numbers))
+    print(f"{n_unnoticed} of {len(numbers)} mutants were not noticed.")
 
 
 if __name__ == "__main__":

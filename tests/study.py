@@ -55,18 +55,15 @@ class Row(NamedTuple):
     program: str  # a hash of main.py
 
 
-def key_of(row):
-    """Return what a row depends on. Rows with the same key show the same agent."""
-    return row.seed, row.episodes, row.settings, row.program
-
-
 def returns_of(row):
     """Return the returns of a row as numbers."""
     return np.array(row.returns.split(), float)
 
 
 def read_rows(path):
-    """Return the rows of a file by their keys. Raise a ValueError if it is damaged."""
+    """Return the rows of a file by what they depend on. Raise a ValueError if it is
+    damaged.
+    """
     if not path.exists():
         return {}
     csv.field_size_limit(2**30)  # Many returns make a long cell.
@@ -81,19 +78,16 @@ def read_rows(path):
             row = Row(*[kind(cell) for kind, cell in zip(kinds, cells, strict=True)])
             if len(returns_of(row)) != row.episodes:
                 raise ValueError(f"the row of seed {row.seed} lacks returns")
-            rows[key_of(row)] = row
+            rows[row.seed, row.episodes, row.settings, row.program] = row
     except Exception as error:
         raise ValueError(f"{path} is damaged, delete it: {error}") from error
     return rows
 
 
 def save_rows(path, rows):
-    """Write these rows, and keep what another study has added to the file meanwhile.
-
-    If both write at the same time, one lacks rows afterwards, and writes again.
-    """
+    """Write these rows, and keep what another study has added to the file meanwhile."""
     found = read_rows(path)
-    while not rows.keys() <= found.keys():
+    while not rows.keys() <= found.keys():  # Another study may write at the same time.
         with (
             main.replacing(path) as new,
             open(new, "w", newline="", encoding="utf-8") as file,
@@ -113,18 +107,18 @@ def train_agent(config, variant, seed, episodes):
 
     rng = np.random.default_rng([seed, 2])  # Training has other random numbers.
     returns, _, _ = main.evaluate(rng, params, episodes, config)
-    steps, _, achieved, predicted = evaluations[-1]
-    best = max(score for _, score, _, _ in evaluations)
+    last = evaluations[-1]
+    best_score = max(evaluation.score for evaluation in evaluations)
     return Row(
         seed=seed,
         variant=variant,
-        steps=steps,
-        solved=int(best >= config.goal),
+        steps=last.step,
+        solved=int(best_score >= config.goal),
         cpu_seconds=round(cpu_seconds, 2),
         mean=float(returns.mean()),
         lowest=float(returns.min()),
-        predicted=float(predicted),
-        achieved=float(achieved),
+        predicted=last.predicted,
+        achieved=last.achieved,
         episodes=episodes,
         returns=" ".join(str(float(number)) for number in returns),
         settings=repr(config),
@@ -154,12 +148,9 @@ NOTES = """
 A seed is solved if its training reached the goal, a mean return of {goal:g}. The best
 agent of each seed then played {episodes} fresh episodes: mean-return is the mean of all
 of them, lowest-mean that of the worst agent, and lowest-return the worst return of all.
-Median-steps and most-steps say over the seeds how long the training took. CPU-seconds
-is the median of its time.
-
-Predicted is the highest Q-value at the start of an episode, and achieved is the
-discounted return of this episode, which should be the same. Both are means over the
-last evaluation in training, and medians over the seeds.
+Median-steps, most-steps and CPU-seconds (a median) tell what the training cost.
+Predicted is the discounted return that the network expected at the start of an episode,
+and achieved is what came (medians of the means in the last evaluation of the training).
 
 Steps-ratio is the geometric mean, over the seeds, of the steps divided by those of the
 default. Its 95% bootstrap interval goes from ratio-from to ratio-to; it needs {least}
@@ -288,24 +279,23 @@ def draw_study(study, config, path):
             right.sharey(panels[1, 1])
         draw_seeds(left, right, rows, config.goal, i)
 
-    n_seeds = len(study["default"])
-    title = f"{config.env_id}, goal: a mean return of {config.goal:g}, seeds: {n_seeds}"
+    title = f"{config.env_id}: the goal is a mean return of {config.goal:g}"
     figure.legend(title=title, loc="outside upper center", ncols=3)
     figure.savefig(path)
 
 
 # %% Command line: the options of main.py, and some more
-def make_parser(words):
+def make_parser():
     """Return the parser of main.py with the options of a study."""
-    parser = main.make_parser(words)
+    parser = main.make_parser()
     parser.prog = "study.py"
+    parser.usage = "python tests/study.py [options]"
     parser.description = "Train agents with many seeds, and compare variants."
     add = parser.add_argument
-    add("--seeds", type=main.count, default=10, help="number of seeds, from --seed on")
-    add("--episodes", type=main.count, default=100, help="fresh episodes of an agent")
-    variants = {"nargs": "+", "action": "extend", "default": [], "metavar": "VARIANT"}
-    meaning = "options without dashes, as no-double or 'tau=1 target-period=33'"
-    add("--compare", help=meaning, **variants)
+    add("--seeds", type=main.whole, default=10, help="number of seeds, from --seed on")
+    add("--episodes", type=main.whole, default=100, help="fresh episodes of an agent")
+    several = {"nargs": "+", "action": "extend", "default": []}
+    add("--compare", metavar="VARIANT", help="options without dashes", **several)
     return parser
 
 
@@ -327,7 +317,7 @@ def make_variants(parser, args):
     variants = {"default": main.make_config(args)}
     for text in args.compare:
         if not text.strip():
-            parser.error("argument --compare: a variant changes some options")
+            parser.error("argument --compare: a variant names some options")
         changed = parser.parse_args(read_variant(text), copy(args))
         for name, value in vars(args).items():
             if name not in variable and getattr(changed, name) != value:
@@ -344,8 +334,11 @@ def make_variants(parser, args):
 
 def run(words):
     """Run a study with these words of a command line."""
-    parser = make_parser(words)
-    args = parser.parse_args(words)
+    parser = make_parser()
+    args = main.parse(parser, words)
+    if args.help:
+        parser.print_help()
+        return
     if args.evaluate is not None:
         parser.error("argument --evaluate: a study trains its agents")
     with main.checking(parser, "--seed"):

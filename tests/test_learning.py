@@ -1,228 +1,170 @@
-"""Learning: the target, the loss, the update, checked by hand and against exact solutions."""
+"""Learning: the error, the loss, the update, by hand and against exact solutions."""
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from conftest import remembered, state, table
+from conftest import same, table
 from jax import grad, jit, tree
 
 import main
-from main import Batch, Config, Learner
+from main import Config, Transition
 
-GAMMA = 0.5
-ONLINE = [[0.0, 0.0], [3.0, 5.0]]  # in state 1 the online network prefers action 1
-TARGET = [[0.0, 0.0], [8.0, 2.0]]  # and the target network action 0
-
-
-def step(action=0, reward=1.0, discount=GAMMA, s=0, s2=1, weight=1.0):
-    numbers = np.float32(reward), np.float32(discount)
-    return Batch(state(s), np.int32(action), *numbers, state(s2), np.float32(weight), np.int32(0))
+ONLINE = [[0, 0], [3, 5]]  # In state 1 the online network prefers action 1,
+TARGET = [[0, 0], [8, 2]]  # and the target network prefers action 0.
+PLAIN = {"gamma": 0.5, "rewards": "raw", "hidden": ()}
+DEFAULT = Config(**PLAIN)
+STATES = np.eye(2, dtype=np.float32)
 
 
-def batch(*transitions):
-    return Batch(*map(np.stack, zip(*transitions, strict=True)))
+def step(state=0, action=0, reward=1.0, after=1, terminated=False):
+    """Return a transition between states 0 and 1."""
+    return Transition(STATES[state], action, reward, STATES[after], terminated)
+
+
+def batch(*steps):
+    return Transition(*[np.array(column) for column in zip(*steps)])
 
 
 def learner(q, config, target=None):
-    params, target = (tree.map(jnp.asarray, table(x)) for x in (q, target or q))
-    return Learner(params, target, main.make_optimizer(config).init(params), jnp.int32(0))
+    """Return a learner whose networks are tables."""
+    now = main.init_learner(table(q), config)
+    assert same(now.params, now.target_params)
+    return now._replace(target_params=table(target or q))
+
+
+def error_of(transition, config):
+    return float(main.td_error(table(ONLINE), table(TARGET), transition, config))
+
+
+def test_the_td_error_equals_the_one_worked_by_hand():
+    assert error_of(step(terminated=True), DEFAULT) == 1  # y = r
+    assert error_of(step(), DEFAULT) == 1 + 0.5 * 2  # The online network chooses 1.
+    assert error_of(step(reward=-3.0), DEFAULT) == -3 + 0.5 * 2
+    assert error_of(step(state=1, after=0), DEFAULT) == 1 - 3  # Q(s, a) is 3.
+    assert error_of(step(state=1, action=1), DEFAULT) == 1 + 0.5 * 2 - 5
+    # Without Double DQN the target network chooses for itself.
+    assert error_of(step(), Config(**PLAIN, double=False)) == 1 + 0.5 * 8
 
 
 @pytest.mark.parametrize(
-    ("t", "error"),
+    ("rewards", "learned"),
     [
-        (step(reward=1.0, discount=0.0), 1.0),  # terminated: y = r
-        (step(reward=1.0), 1.0 + 0.5 * 2.0),  # y = r + gamma Q(s', 1; target): chosen online
-        (step(reward=-1.0, discount=0.25), -1.0 + 0.25 * 2.0),  # whatever the discount says
-        (step(s=1, action=0, s2=0), 1.0 - 3.0),  # the next state is worth 0, Q(s, a) is 3
-        (step(s=1, action=1, s2=1), 1.0 + 0.5 * 2.0 - 5.0),
+        ("raw", [-7, 0.5, 7]),
+        ("clipped", [-1, 0.5, 1]),
+        ("scaled", [-1.75, 0.125, 1.75]),
     ],
 )
-def test_the_td_error_equals_the_one_worked_by_hand(t, error):
-    assert main.td_error(table(ONLINE), table(TARGET), t, config=Config()) == pytest.approx(error)
-
-
-def test_without_double_dqn_the_target_network_chooses_for_itself():
-    config = Config("--no-double --no-bound-targets")
-    error = main.td_error(table(ONLINE), table(TARGET), step(), config=config)
-    assert error == 1 + 0.5 * 8
+def test_rewards_are_learned_raw_or_clipped_or_times_1_minus_gamma(rewards, learned):
+    config = Config(gamma=0.75, rewards=rewards)
+    ends = [step(reward=reward, terminated=True) for reward in (-7, 0.5, 7)]
+    assert [error_of(end, config) for end in ends] == pytest.approx(learned)
 
 
 @pytest.mark.parametrize(
-    ("words", "highest"),
-    [
-        ("", 3),  # which is 1 for rewards of 1, scaled
-        ("--max-reward 2", 6),
-        ("--no-scale-rewards --gamma 0.5", 6),
-        ("--max-reward -1", 0),  # each step costs: nothing is worth more than the end
-        ("--max-reward inf", 9),  # nobody knows: as it is
-        ("--no-bound-targets", 9),
-        ("--no-bound-targets --max-reward -1", 9),
-    ],
+    ("loss", "losses"), [("huber", [0.125, 2.5, 1.5]), ("squared", [0.125, 4.5, 2.0])]
 )
-def test_a_target_is_at_most_three_times_the_upper_bound_of_q_values(words, highest):
-    t, config = step(reward=9.0, discount=0.0), Config(words)
-    assert main.td_error(table(ONLINE), table(TARGET), t, config=config) == pytest.approx(highest)
-    low = step(reward=-9.0, discount=0.0)
-    assert main.td_error(table(ONLINE), table(TARGET), low, config=config) == -9
-
-
-@pytest.mark.parametrize(
-    ("words", "loss"),
-    [("", (0.5 * 0.5**2 + 2.5 + 1.5) / 3), ("--loss squared", (0.5**2 + 3**2 + 2**2) / 2 / 3)],
-)
-def test_the_loss_is_the_mean_of_the_losses(words, loss):
-    ends = [step(reward=0.5, discount=0.0), step(reward=3.0, discount=0.0)]
-    transitions = batch(*ends, step())  # whose errors are 0.5, 3 and, by the target network, 2
-    found = main.loss_fn(table(ONLINE), table(TARGET), transitions, config=Config(words))
-    assert found == pytest.approx(loss)
-
-
-def test_importance_weights_weigh_the_loss():
-    transitions = batch(step(reward=0.5, discount=0.0), step(reward=3, discount=0.0, weight=0.25))
-    found = main.loss_fn(table(ONLINE), table(TARGET), transitions, config=Config())
-    assert found == pytest.approx((0.5 * 0.5**2 + 0.25 * 2.5) / 2)
+def test_the_loss_is_the_weighted_mean_of_the_losses(loss, losses):
+    ends = step(reward=0.5, terminated=True), step(reward=3.0, terminated=True)
+    three = batch(*ends, step())  # whose errors are 0.5, 3 and 2
+    args = table(ONLINE), table(TARGET), three, Config(**PLAIN, loss=loss)
+    for weights in np.float32([[1, 1, 1], [1, 0.25, 0.5]]):
+        expected = np.mean(weights * losses)
+        assert main.loss_fn(*args, weights) == pytest.approx(expected)
 
 
 def test_no_gradient_flows_into_the_target_nor_into_the_scale():
-    for argnums in (0, 1):
-        g = grad(main.loss_fn, argnums)(
-            table(ONLINE), table(TARGET), batch(step()), config=Config()
+    steps = batch(step(state=1, action=1))  # Its error is -3.
+    args = table(ONLINE), table(TARGET), steps, DEFAULT, 1.0
+    gradient = grad(main.loss_fn)(*args)
+    assert not gradient["scale"].any()
+    assert gradient["output"]["w"].tolist() == [[0, 0], [0, 1]]  # the chosen action
+    through_target = grad(main.loss_fn, 1)(*args)
+    assert not any(array.any() for array in tree.leaves(through_target))
+
+
+LOOP = [step(s, a, after=s) for s in (0, 1) for a in (0, 1)]
+CHAIN = [
+    step(0, 0, reward=0.0),
+    step(0, 1, reward=0.2),
+    step(1, 0, reward=-2.0, terminated=True),
+    step(1, 1, reward=1.0, terminated=True),
+]
+
+
+@pytest.mark.parametrize(
+    ("steps", "q"), [(LOOP, [[2, 2], [2, 2]]), (CHAIN, [[0.5, 0.7], [-2, 1]])]
+)
+def test_updates_lead_to_the_exact_q_values(steps, q):
+    """A loop is worth its geometric series, and a step what is best after it."""
+    config = Config(**PLAIN, learning_rate=0.02, tau=0.1)
+    now = learner([[0, 0], [0, 0]], config)
+    for _ in range(600):
+        now = main.update_fn(now, batch(*steps), config)
+    found = main.q_values(now.params, STATES)
+    np.testing.assert_allclose(found, q, atol=0.02)
+
+
+@pytest.mark.parametrize(("tau", "period"), [(0.25, 1), (1.0, 3)])
+def test_the_target_network_follows_softly_or_is_a_copy_now_and_then(tau, period):
+    config = Config(**PLAIN, tau=tau, target_period=period)
+    now = learner(ONLINE, config, TARGET)
+    for number in range(1, 7):
+        before = now
+        now = main.update_fn(now, batch(*[step(reward=9.0)] * 4), config)
+        assert not same(now.params, before.params)
+        share = tau if number % period == 0 else 0
+        old, new = before.target_params["output"]["w"], now.params["output"]["w"]
+        expected = (1 - share) * old + share * new
+        np.testing.assert_allclose(
+            now.target_params["output"]["w"], expected, rtol=1e-5
         )
-        assert not g["scale"].any()
-    assert all(not leaf.any() for leaf in tree.leaves(g))
 
 
-def test_the_gradient_reaches_the_chosen_action_alone():
-    transitions = batch(step(action=1))
-    w = grad(main.loss_fn)(table(ONLINE), table(TARGET), transitions, config=Config())["output"][
-        "w"
-    ]
-    assert w[0, 1] != 0
-    assert np.count_nonzero(w) == 1
-
-
-def fixed_point(transitions, q):
-    config = Config("--learning-rate 0.02 --tau 0.1 --total-steps 3000 --warmup-steps 1")
-    x = learner(q, config)
-    for _ in range(3000):
-        x = main.update_fn(x, transitions, config=config)
-    return np.asarray(x.params["output"]["w"] + x.params["output"]["b"])
-
-
-def test_a_terminal_reward_is_learned_as_it_is():
-    q = fixed_point(batch(step(action=0, reward=0.7, discount=0.0)), [[0, 0], [0, 0]])
-    assert q[0, 0] == pytest.approx(0.7, abs=0.01)
-
-
-def test_an_endless_loop_is_worth_its_geometric_series():
-    loops = batch(*(step(s=s, action=a, s2=s, reward=1.0) for s in (0, 1) for a in (0, 1)))
-    q = fixed_point(loops, [[0, 0], [0, 0]])
-    assert q == pytest.approx(np.full((2, 2), 1 / (1 - GAMMA)), abs=0.02)
-
-
-def test_value_flows_back_from_the_best_next_action():
-    chain = batch(
-        step(s=0, action=0, s2=1, reward=0.0),
-        step(s=0, action=1, s2=1, reward=0.2),
-        step(s=1, action=0, s2=1, reward=0.0, discount=0.0),
-        step(s=1, action=1, s2=1, reward=1.0, discount=0.0),
-    )
-    q = fixed_point(chain, [[0, 0], [0, 0]])
-    assert q == pytest.approx(np.array([[0.5, 0.7], [0.0, 1.0]]), abs=0.02)
-
-
-@pytest.mark.parametrize("period", [1, 3])
-def test_the_target_network_moves_by_tau_every_period(period):
-    config = Config(f"--tau 0.25 --target-period {period}")
-    x = learner(ONLINE, config)
-    for n in range(1, 7):
-        before = x
-        x = main.update_fn(x, batch(step(reward=9.0)), config=config)
-        assert x.count == n
-        for new, old, online in zip(
-            *map(tree.leaves, (x.target, before.target, x.params)), strict=True
-        ):
-            expected = 0.25 * online + 0.75 * old if n % period == 0 else old
-            np.testing.assert_allclose(new, expected, rtol=1e-6)
-
-
-def test_a_round_is_its_updates_one_after_the_other():
-    config = Config("--updates 2 --batch-size 2")
-    first, second = (step(), step()), (step(reward=3.0), step(s=1))
-    one = main.update_fn(learner(ONLINE, config), batch(*first), config=config)
-    one = main.update_fn(one, batch(*second), config=config)
-    both = main.update_round(learner(ONLINE, config), batch(*first, *second), config=config)
-    for a, b in zip(tree.leaves(one), tree.leaves(both), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5)
-
-
-def test_online_and_target_network_start_equal_and_get_the_same_scale():
-    config = Config()
-    x = main.new_learner(config)
-    steps = [(np.float32([i, 0.1, -i, 2 * i]), 0, 0.0, False, False, np.zeros(4)) for i in (1, 5)]
-    steps *= 500  # rounding must not make a deviation of what never changes
-    y = main.measure_scale(x, remembered(steps), config)
-    for learner in (x, y):
-        for a, b in zip(tree.leaves(learner.params), tree.leaves(learner.target), strict=True):
-            np.testing.assert_array_equal(a, b)
-    assert x.params["scale"].tolist() == [1, 1, 1, 1]
-    assert y.params["scale"].tolist() == [3, 1, 3, 6]  # deviations 2, 0, 2, 4; 0 does not divide
-    assert x.count == 0
-
-
-# The optimiser
-def moves(words, gradients, params=None):
-    """What the optimiser adds to a parameter for each of these gradients in turn."""
-    optimizer = main.make_optimizer(Config(words))
-    params = params or {"w": jnp.zeros(np.shape(gradients[0]))}
-    opt_state, found, advance = optimizer.init(params), [], jit(optimizer.update)
+# The optimizer
+def moves(gradients, **settings):
+    """Return what the optimizer adds to a matrix for each of these gradients."""
+    optimizer = main.make_optimizer(Config(learning_rate=0.1, **settings))
+    params = {"w": jnp.zeros((1, len(gradients[0])))}
+    update = jit(optimizer.update)
+    state = optimizer.init(params)
+    found = []
     for gradient in gradients:
-        updates, opt_state = advance({"w": jnp.float32(gradient)}, opt_state, params)
-        found.append(np.asarray(updates["w"]))
-    return found
+        change, state = update({"w": jnp.float32([gradient])}, state, params)
+        found.append(change["w"][0])
+    return np.array(found)
 
 
-@pytest.mark.parametrize(("total", "warmup"), [(64, 10), (63, 12), (63, 9)])
-def test_the_learning_rate_falls_linearly_to_zero_at_the_last_update_or_stays(total, warmup):
-    words = f"--total-steps {total} --warmup-steps {warmup} --learning-rate 0.5 --updates 2"
-    words += " --train-every 4"
-    rounds = len([s for s in range(1, total + 1) if s >= warmup and s % 4 == 0])
-    falling = moves(words, [1.0] * (2 * rounds + 1))  # Adam's step is the learning rate itself
-    assert falling == pytest.approx(-0.5 * np.linspace(1, 0, 2 * rounds + 1), abs=1e-4)
-    staying = moves(f"{words} --no-decay-learning-rate", [1.0] * 30)
-    assert staying == pytest.approx([-0.5] * 30, abs=1e-4)
+def test_the_steps_of_adam_equal_the_ones_worked_by_hand():
+    """After gradients 2 and 1, m is 0.28 and v is 0.004996, before their correction."""
+    second = (0.28 / (1 - 0.9**2)) / np.sqrt(0.004996 / (1 - 0.999**2))
+    found = moves([[2.0], [1.0]]).ravel()
+    assert found == pytest.approx([-0.1, -0.1 * second], rel=1e-4)
 
 
-def test_the_longest_run_that_is_allowed_learns():
-    [move] = moves("--total-steps 100000000 --updates 1000000 --train-every 1", [1.0])
-    assert move == pytest.approx(-Config().learning_rate, rel=1e-4)
+def test_amsgrad_does_not_forget_the_largest_gradient():
+    gradients = [[100.0]] + [[0.1]] * 3000
+    forgetful = moves(gradients)[-1]
+    careful = moves(gradients, optimizer="adamw")[-1]
+    assert -0.01 < careful < 0
+    assert forgetful < 5 * careful
 
 
-def test_clipping_by_value_and_by_norm_differ(monkeypatch):
-    monkeypatch.setattr(optax, "scale_by_adam", optax.identity)  # it hides a gradient's size
-    base = "--learning-rate 1 --no-decay-learning-rate"
-    gradient, norm = np.array([3.0, 0.4, -4.0]), np.sqrt(9 + 0.16 + 16)
-    assert -moves(base, [gradient])[0] == pytest.approx(gradient)
-    assert -moves(f"{base} --clip-value 1", [gradient])[0] == pytest.approx([1, 0.4, -1])
-    assert -moves(f"{base} --clip-norm 1", [gradient])[0] == pytest.approx(gradient / norm)
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_each_number_of_a_gradient_is_clipped_by_value(optimizer):
+    gradients = np.array([[3.0, 0.4, -4.0], [0.5, -0.7, 0.2]])
+    clipped = moves(gradients, optimizer=optimizer, clip_value=1.0)
+    by_hand = moves([[1.0, 0.4, -1.0], gradients[1]], optimizer=optimizer)
+    np.testing.assert_allclose(clipped, by_hand, rtol=1e-5)
+    assert not np.allclose(clipped, moves(gradients, optimizer=optimizer))
 
 
-def test_weight_decay_shrinks_weights_and_neither_biases_nor_the_target():
-    config = Config("--weight-decay 0.1 --learning-rate 0.5 --no-decay-learning-rate --tau 1e-6")
-    x = learner(ONLINE, config, TARGET)
-    x.params["output"]["b"] += 1
-    x = main.update_fn(x, batch(step(weight=0)), config=config)
-    np.testing.assert_allclose(x.params["output"]["w"], 0.95 * np.float32(ONLINE), rtol=1e-6)
-    np.testing.assert_allclose(x.params["output"]["b"], 1)
-    np.testing.assert_allclose(x.params["scale"], 1)
-    np.testing.assert_allclose(x.target["output"]["w"], TARGET, rtol=1e-5)
-
-
-def test_amsgrad_remembers_the_largest_gradient():
-    plain, amsgrad = (
-        moves(f"--no-decay-learning-rate {words}", [100.0] + [0.1] * 3000)[-1]
-        for words in ("", "--amsgrad")
-    )
-    assert -amsgrad < -plain / 5
+def test_weight_decay_shrinks_weights_and_leaves_biases_and_scale_alone():
+    config = Config(**PLAIN, optimizer="adamw", learning_rate=0.1)
+    before = learner(ONLINE, config)
+    before.params["output"]["b"] += 1
+    after = main.update_fn(before, batch(*[step()] * 4), config, np.zeros(4)).params
+    shrunk = after["output"]["w"][1] / before.params["output"]["w"][1]
+    assert shrunk == pytest.approx(np.full(2, shrunk[0]))
+    assert 0.99 < shrunk[0] < 1
+    assert after["output"]["b"] == pytest.approx(1)
+    assert after["scale"] == pytest.approx(1)
