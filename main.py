@@ -24,7 +24,7 @@ learns to bring both sides of this equation together. At each step of the game:
     Evaluate.  From time to time, play without random actions. Stop if this is perfect.
 
 The batch is random because successive steps are too much alike. The right side comes
-from the target network, a slow copy of the network, because a goal that moves with
+from the target network, an older copy of the network, because a goal that moves with
 every update is hard to reach.
 
     python main.py                                     train, and write all files
@@ -253,7 +253,7 @@ class Learner(NamedTuple):
     """All that an update changes."""
 
     params: Any  # The online network acts and learns.
-    target_params: Any  # The target network follows it.
+    target_params: Any  # The target network is older.
     opt_state: optax.OptState
     n_updates: Array
 
@@ -289,9 +289,10 @@ def init_learner(params, config):
 def update_fn(learner, batch, config, weights=1.0):
     """Return the learner after one step of gradient descent on a batch.
 
-    The target network follows slowly (Lillicrap et al. 2016):
+    After each target_period of updates, the target network moves to the online one:
         target <- (1 - tau) target + tau params
-    With tau = 1 and a long target_period, it is a copy now and then (Mnih et al. 2015).
+    With tau = 1 it is copied (Mnih et al. 2015). A small tau after each update lets it
+    follow softly instead (Lillicrap et al. 2016).
     """
     params, target_params, opt_state, n_updates = learner
     gradient = grad(loss_fn)(params, target_params, batch, config, weights)
@@ -569,8 +570,8 @@ class Config:
     optimizer: str = option("adam", "adamw includes AMSGrad", choices=("adam", "adamw"))
     learning_rate: float = option(5e-3, "step size of the optimizer", type=positive)
     clip_value: float = option(np.inf, "limit of numbers in a gradient", type=positive)
-    target_period: int = option(1, "updates between two target networks", type=whole)
-    tau: float = option(0.05, "share of the online network in a new one", type=share)
+    target_period: int = option(20, "updates between two target networks", type=whole)
+    tau: float = option(1.0, "share of the online network in a new one", type=share)
 
     # Replay
     memory_size: int = option(1_000, "transitions in the memory", type=whole)
@@ -591,6 +592,7 @@ OTHER = Config(  # for games that are not in the table below
     epsilon_decay=5_000.0,
     gamma=0.98,
     learning_rate=2e-3,
+    target_period=1,
     tau=0.01,
     memory_size=50_000,
     batch_size=128,

@@ -1,11 +1,11 @@
 """Train agents with many seeds, and compare variants of the method on the same seeds.
 
     python tests/study.py --seeds 10
-    python tests/study.py --seeds 10 --compare no-double dueling "tau=1 target-period=33"
+    python tests/study.py --seeds 10 --compare no-double "tau=0.05 target-period=1"
 
 All options of main.py can be given too; --seed is the first seed. A variant is a text
-of options without their dashes: no-double stands for --no-double, tau=1 for --tau 1,
-and hidden=64,64 for --hidden 64 64. A variant is trained with these options changed.
+of options without dashes: no-double stands for --no-double, tau=0.1 for --tau 0.1, and
+hidden=64,64 for --hidden 64 64. A variant is trained with these options changed.
 
 Each agent becomes a row of study.csv in the folder --out, as soon as it is trained. A
 study that was stopped goes on with the rows that are there, but a row counts only if it
@@ -300,7 +300,7 @@ def make_parser():
 
 
 def read_variant(text):
-    """Return a variant as words of the command line: "tau=1" becomes --tau 1."""
+    """Return a variant as words of the command line: "tau=0.1" becomes --tau 0.1."""
     words = []
     for change in text.split():
         name, equals, value = change.partition("=")

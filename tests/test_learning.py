@@ -96,7 +96,7 @@ CHAIN = [
 )
 def test_updates_lead_to_the_exact_q_values(steps, q):
     """A loop is worth its geometric series, and a step what is best after it."""
-    config = Config(**PLAIN, learning_rate=0.02, tau=0.1)
+    config = Config(**PLAIN, learning_rate=0.02, tau=0.1, target_period=1)
     now = learner([[0, 0], [0, 0]], config)
     for _ in range(600):
         now = main.update_fn(now, batch(*steps), config)

@@ -75,12 +75,17 @@ def test_an_ordinary_game_of_ones_own_is_played(play):
 
 
 def test_infos_may_hold_anything_and_rewards_and_ends_may_be_of_numpy(play):
+    infos = [
+        {"winner": None}, {"winner": 1}, {"training": True}, {7: [1, "a"]},
+        {"episode": {"r": 1}}, {"_x": np.zeros(3)}, {"final_obs": 1}, {"x": {}},
+    ]  # fmt: skip
+
     class Odd(Walk):
+        def reset(self, **kwargs):
+            obs, _ = super().reset(**kwargs)
+            return obs, infos[self.np_random.integers(2)]
+
         def step(self, action):
-            infos = [
-                {"winner": None}, {"winner": 1}, {"training": True}, {7: [1, "a"]},
-                {"episode": {"r": 1}}, {"_x": np.zeros(3)}, {"final_obs": 1}, {"x": {}},
-            ]  # fmt: skip
             obs, _, over, _, _ = super().step(action)
             kind = (np.float32, np.float64, np.int64, np.array, int)[self.at % 5]
             info = infos[self.np_random.integers(8)]

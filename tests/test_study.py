@@ -1,6 +1,7 @@
 """The study: its trainings, the rows that it keeps, its table and its figure."""
 
 import csv
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -101,7 +102,7 @@ def test_the_default_is_what_main_would_train(trained, tmp_path):
     "words",
     [
         "--compare tau=2",
-        "--compare tau",
+        "--compare ''",
         "--compare no-such",
         "--compare hidden=8,x",
         "--compare seed=1",
@@ -119,11 +120,17 @@ def test_the_default_is_what_main_would_train(trained, tmp_path):
 )
 def test_wrong_options_are_refused_before_any_work(words, trained, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        run(tmp_path, *words.split())
+        run(tmp_path, *shlex.split(words))
     assert stop.value.code == 2
     assert "error: " in capsys.readouterr().err
     assert trained == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_the_options_and_trains_nothing(trained, tmp_path, capsys):
+    run(tmp_path, "--help")
+    assert "--compare" in capsys.readouterr().out
+    assert trained == []
 
 
 # %% Rows
@@ -332,6 +339,9 @@ def test_the_figure_shows_every_seed_of_every_variant(
         assert left.get_title(loc="left") == name
         expected = 0.75 if i == 0 else 0.5
         assert list(left.get_lines()[0].get_ydata()) == [expected] * n_seeds
+        first, last = right.get_xlim()
+        assert first < 0
+        assert last > n_seeds - 1
         low, high = right.get_ylim()
         assert low < 490 - 50 * i
         assert high > 500

@@ -124,7 +124,7 @@ def test_actions_are_epsilon_greedy_with_the_newest_online_network(watch):
         # The best agent is returned; the last step is evaluated, too.
         ([3, 7, 5, 6], [3, 3, 3, 3], 1, [(100, 3), (200, 7), (300, 5), (350, 6)]),
         # Training stops at the goal of 500, if more episodes confirm it.
-        ([9, 500, 501], [3, 3, 60], 2, [(100, 9), (200, 501)]),
+        ([9, 501, 500], [3, 3, 60], 2, [(100, 9), (200, 500)]),
         # A lucky evaluation counts as what its confirmation says.
         (
             [500, 300, 2, 1, 0],
