@@ -20,8 +20,9 @@ import sys
 import tempfile
 import textwrap
 import time
+from contextlib import closing
 from copy import copy
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -327,8 +328,8 @@ def make_variants(parser, args):
     for name, config in variants.items():
         if config.total_steps <= config.warmup_steps:
             parser.error(f"argument --total-steps: {name} needs more than its warm-up")
-        with main.checking(parser, "--env-id"):
-            main.make_game(config).close()
+        with main.checking(parser, "--env-id"), closing(main.make_game(config)) as env:
+            variants[name] = replace(config, env_id=env.spec.id)  # as main.py does
     return variants
 
 
@@ -339,8 +340,8 @@ def run(words):
     if args.help:
         parser.print_help()
         return
-    if args.evaluate is not None:
-        parser.error("argument --evaluate: a study trains its agents")
+    if args.evaluate is not None or args.watch:
+        parser.error("a study takes neither --evaluate nor --watch")
     with main.checking(parser, "--seed"):
         np.random.default_rng(args.seed)
     variants = make_variants(parser, args)

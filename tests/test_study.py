@@ -91,11 +91,16 @@ def test_a_variant_changes_what_it_names_and_options_may_follow(trained, tmp_pat
     assert [config for _, config in trained] == [default, changed]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_default_is_what_main_would_train(trained, tmp_path):
     words = ["--env-id", "MountainCar-v0", "--total-steps", "9000"]
     run(tmp_path, *words, "--seeds", "1")
     args = main.parse(main.make_parser(), words)
     assert trained == [(0, main.make_config(args))]
+
+    main.gym.register("Plain-v3", main.gym.spec("CartPole-v1").entry_point)
+    run(tmp_path, "--env-id", "Plain", "--seeds", "1")
+    assert trained[1][1].env_id == "Plain-v3"  # the full name
 
 
 @pytest.mark.parametrize(
@@ -113,6 +118,7 @@ def test_the_default_is_what_main_would_train(trained, tmp_path):
         "--compare total-steps=1",
         "--compare --no-double",
         "--evaluate params.pkl",
+        "--watch",
         "--env-id NoGame-v0",
         "--seed -1",
         "--seeds 0",
