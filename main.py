@@ -416,7 +416,7 @@ def list_choices(space, bins):
         return [int(space.start) + i for i in range(space.n)]
     if not isinstance(space, gym.spaces.Box) or not space.is_bounded():
         raise ValueError(f"its actions cannot be counted: {space}")
-    if bins ** np.prod(space.shape, dtype=float) > 10_000:
+    if bins ** int(np.prod(space.shape)) > 10_000:
         raise ValueError(f"it has too many actions, lower --action-bins: {space}")
 
     grid = np.linspace(space.low.ravel(), space.high.ravel(), bins, dtype=space.dtype)
@@ -729,7 +729,7 @@ def play(seed, params, epsilon, seconds, config, render_mode):
         fps = env.metadata.get("render_fps") or 30
         steps_per_frame = max(1, round(fps / 10))
         obs, _ = env.reset(seed=draw_seed(rng))
-        for step in range(seconds * fps):
+        for step in range(round(seconds * fps)):
             if step % steps_per_frame == 0:
                 frames.append(env.render())
             action = action_fn(rng, params, obs, epsilon)

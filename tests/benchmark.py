@@ -23,11 +23,6 @@ ROOT = Path(__file__).resolve().parent.parent
 IMPORTS = (
     "import jax.numpy, optax, chex, gymnasium, matplotlib.figure, imageio.v3, tqdm"
 )
-PARTS = (  # the functions that are timed; some call others
-    "make_game make_games init_params init_learner action_fn policy_fn sample_batch "
-    "prioritized_update update_fn evaluate train save_params load_params print_scores "
-    "record draw_curves write_zip"
-)
 
 
 def measure(*words):
@@ -77,15 +72,20 @@ def time_calls(function, times):
 
 
 def print_parts(words):
-    """Print the seconds of each function in one run. The first call may compile it."""
+    """Print the seconds of each function in one run. The first call may compile it.
+
+    What a function calls is counted again there. JAX calls some only to compile them.
+    """
     sys.path.insert(0, str(ROOT))
     start = time.perf_counter()
     import main
 
     print(f"{time.perf_counter() - start:.2f} seconds for imports")
     times = defaultdict(list)
-    for name in PARTS.split():
-        setattr(main, name, time_calls(getattr(main, name), times[name]))
+    for name, value in list(vars(main).items()):
+        is_ours = getattr(value, "__module__", "") == "main" and name != "main"
+        if is_ours and not isinstance(value, type):
+            setattr(main, name, time_calls(value, times[name]))
 
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()

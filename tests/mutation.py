@@ -144,9 +144,8 @@ def run_tests(program, tests, show=False):
         for path in ROOT.iterdir():
             if path.is_file():
                 shutil.copy(path, copy)
-        (copy / "tests").mkdir()
-        for path in ROOT.glob("tests/*.*"):
-            shutil.copy(path, copy / "tests")
+        rubbish = shutil.ignore_patterns(".*", "__pycache__")
+        shutil.copytree(ROOT / "tests", copy / "tests", ignore=rubbish)
         (copy / "main.py").write_text(program, encoding="utf-8")
 
         output = None if show else subprocess.DEVNULL
