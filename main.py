@@ -221,7 +221,7 @@ def td_error(params, target_params, transition, config):
     next_value = q_values(target_params, next_obs)[next_action]
     y = r + config.gamma * (1 - terminated) * next_value
 
-    # The gradient changes the prediction, and not what it is compared with.
+    # Only the prediction learns. The target y counts as a constant.
     return lax.stop_gradient(y) - q_values(params, obs)[action]
 
 
@@ -229,7 +229,7 @@ def td_error(params, target_params, transition, config):
 def td_errors(params, target_params, batch, config):
     """Return the errors of a batch, [B].
 
-    vmap makes of td_error a function of many transitions, which share both networks.
+    vmap applies td_error to each transition of the batch, with the same two networks.
     """
     td_error_of_each = vmap(td_error, in_axes=(None, None, 0, None))
     return td_error_of_each(params, target_params, batch, config)
@@ -342,8 +342,8 @@ class PrioritizedMemory(deque):
     Weight:       w_i = (N P(i))^-beta, divided by the largest one in the batch
 
     A new transition has the highest priority so far, at least 1. N transitions are in
-    the memory. What is drawn often gets a small weight in the loss; if beta is 1, this
-    makes up fully for the probabilities.
+    the memory. What is drawn often gets a small weight in the loss: if beta is 1, the
+    weights make up for the probabilities, up to a common factor in each batch.
     """
 
     def __init__(self, size):
@@ -696,8 +696,9 @@ def load_agent(path):
         with open(path, "rb") as file:
             content = PlainUnpickler(file).load()
         config = Config(**content["config"])
-        name = config.env_id.split(":")[-1]  # Before a colon stands a module, which no
-        config = replace(config, env_id=name)  # file shall import.
+        # Gymnasium imports the module before a colon. No file may ask for that.
+        name = config.env_id.split(":")[-1]
+        config = replace(config, env_id=name)
         if name not in gym.registry:
             raise ValueError(f"its game {name} is not known; name it by --env-id")
 
@@ -720,8 +721,8 @@ def load_params(path):
 
 
 def play(seed, params, epsilon, seconds, config, render_mode):
-    """Play in real time, one episode after the other. Return about ten frames for each
-    second, and the milliseconds of a frame.
+    """Play some seconds of a game, one episode after the other. Return about ten frames
+    for each second, and how many milliseconds to show each in real time.
     """
     rng = np.random.default_rng(seed)
     frames = []
