@@ -5,26 +5,23 @@ how fast it moves, how far the pole leans, and how fast it falls. Then it pushes
 cart to the left or to the right. Each step gives a reward of 1. The episode ends when
 the pole falls, when the cart leaves the track, or after 500 steps.
 
-The agent learns Q(s, a): the sum of the rewards to come after action a in state s, if
-all later actions are the best ones. A reward that comes k steps later counts gamma^k
-times; gamma, the discount, is a little below 1. With the reward r and the next state
-s', the right Q-values satisfy the Bellman equation:
+Q(s, a) is the sum of the rewards that follow action a in state s, if all later actions
+are the best ones. A reward that comes k steps later counts gamma^k times; gamma, the
+discount, is a little below 1. With the reward r and the next state s', the Bellman
+equation says (in a game of chance, on average):
 
     Q(s, a) = r + gamma max_a' Q(s', a')        or r alone if the game is over
 
-Here r is the reward times 1 - gamma, so that a Q-value is a weighted mean of the
-rewards to come: in CartPole it is 1 at most.
-
-A Deep Q-Network (DQN, Mnih et al. 2015) is a neural network that predicts Q-values and
-learns to bring both sides of this equation together. At each step of the game:
+A Deep Q-Network (DQN, Mnih et al. 2015) is a neural network that predicts Q(s, a). It
+learns by moving its prediction, the left side, towards the right side. At each step:
 
     Act.       Take a random action with probability epsilon, otherwise the best one.
     Remember.  Store what happened in the replay memory.
-    Learn.     Draw a random batch from the memory, and bring both sides together.
-    Evaluate.  From time to time, play without random actions. Stop if this is perfect.
+    Learn.     Draw a random batch from the memory, and correct its predictions.
+    Evaluate.  From time to time, play without random actions. Stop if all goes well.
 
 The batch is random because successive steps are too much alike. The right side comes
-from the target network, an older copy of the network, because a goal that moves with
+from the target network, an older copy of the network, because a target that moves with
 every update is hard to reach.
 
     python main.py                                     train, and write all files
@@ -32,16 +29,15 @@ every update is hard to reach.
     python main.py --env-id MountainCar-v0 --seed 1    play another game
     python main.py --help                              list all settings
 
-The file has cells, which begin with # %% and can be run one by one in a notebook. In
-all of them, params is a tree of arrays, rng is a random generator of NumPy, env is a
-game, and config holds the settings, which the cell Settings lists with their defaults.
-Letters in comments are sizes: B transitions in a batch, O numbers in an observation, A
-actions.
+In a notebook, run the cells, which begin with # %%, then main("--seed 1"). After a
+change, run the cells below it again. The lecture ends with the cell Training. In all
+cells, params is a tree of arrays, rng is a generator of random numbers, env is a game,
+and config holds the settings: config.gamma is the gamma above. Letters in comments are
+sizes: B transitions in a batch, O numbers in an observation, A actions.
 """
 
 import argparse
 import itertools
-import logging
 import os
 import pickle
 import shlex
@@ -61,7 +57,6 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # Games are drawn without a w
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # and without sound.
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
     os.environ["MPLBACKEND"] = "agg"  # A shell in a notebook may name a missing one.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # It warns without a HOME.
 
 import chex
 import gymnasium as gym
@@ -76,7 +71,7 @@ from tqdm import tqdm
 
 # %% Network: a multi-layer perceptron maps an observation to one Q-value per action
 def init_layer(rng, n_inputs, n_outputs, gain):
-    """Return a dense layer whose weights have the variance gain^2 / n_inputs."""
+    """Return a dense layer. With gain 1, its outputs have the size of its inputs."""
     deviation = gain / np.sqrt(n_inputs)
     weights = rng.normal(0, deviation, (n_inputs, n_outputs))
     return {"w": np.float32(weights), "b": np.zeros(n_outputs, np.float32)}
@@ -85,9 +80,8 @@ def init_layer(rng, n_inputs, n_outputs, gain):
 def init_params(rng, env, config):
     """Return the parameters of a network for this game that has not learned yet.
 
-    Its last layer is small, so that at first all Q-values are nearly 0. The network
-    divides observations by the scale: this is measured (see measure_scale) and not
-    learned, but it is needed to play.
+    Its last layer is small, so that at first all Q-values are nearly 0. The scale is
+    not learned: it divides observations, and measure_scale sets it.
     """
     n_inputs = env.observation_space.shape[0]
     n_actions = env.action_space.n
@@ -108,6 +102,7 @@ def dense(layer, x):
     return x @ layer["w"] + layer["b"]
 
 
+@jit
 def q_values(params, obs):
     """Return Q(s, a) for every action: [..., O] -> [..., A].
 
@@ -127,23 +122,19 @@ def q_values(params, obs):
 
 
 # %% Policy: use what is known, or explore
-# The course fixes how the arguments begin: rng, obs or rng, params, obs. Its rng is a
-# key of JAX. Here it is a generator of NumPy, since JAX would have to compile each kind
-# of random draw, which takes longer than all draws of a run.
+# The course fixes how the arguments begin: rng, obs or rng, params, obs. Its rng is a key
+# of JAX. Here it is a generator of NumPy, because JAX would have to compile the draws.
 def random_policy_fn(rng, obs, n_actions=2):
     """Return random actions, all equally likely: [..., O] -> [...]."""
     return rng.integers(n_actions, size=obs.shape[:-1])
 
 
-@jit
-def greedy_actions(params, obs):
-    """Return argmax_a Q(s, a): [..., O] -> [...]."""
-    return jnp.argmax(q_values(params, obs), axis=-1)
-
-
 def policy_fn(rng, params, obs):
-    """Return the greedy actions. Nothing is random here, so rng may be None."""
-    return greedy_actions(params, obs)
+    """Return the greedy actions, argmax_a Q(s, a): [..., O] -> [...].
+
+    Nothing is random here, so rng may be None.
+    """
+    return np.asarray(q_values(params, obs)).argmax(axis=-1)
 
 
 def action_fn(rng, params, obs, epsilon=0.05):
@@ -155,17 +146,15 @@ def action_fn(rng, params, obs, epsilon=0.05):
 
 
 def epsilon_at(step, config):
-    """Return epsilon at a step of the training.
+    """Return epsilon: 1 in the warm-up, then it falls from epsilon_start to epsilon_end.
 
-    It is 1 during the warm-up. Then it falls from a start to an end, and after t steps
-    this part of the fall is still to come:
+    After t steps of the fall, this part of it remains:
         linear:       1 - t / epsilon_decay, but not less than 0
         exponential:  exp(-t / epsilon_decay)
     """
-    if step <= config.warmup_steps:
-        return 1.0
-
     t = step - config.warmup_steps
+    if t <= 0:
+        return 1.0
     if config.epsilon_fall == "linear":
         remaining = max(0.0, 1 - t / config.epsilon_decay)
     else:
@@ -191,8 +180,8 @@ class Transition(NamedTuple):
 def reward_to_learn(reward, config):
     """Return a reward as the network learns it: scaled, clipped to [-1, 1], or raw.
 
-    Scaled rewards, the default, are multiplied by 1 - gamma. This makes Q a weighted
-    mean of rewards, (1 - gamma) sum_k gamma^k r_k, of the same size for every gamma.
+    Scaled rewards, the default, are multiplied by 1 - gamma. Then all Q-values are, too:
+    in CartPole they are between 0 and 1, not between 0 and 100 if gamma is 0.99.
     """
     if config.rewards == "clipped":
         return jnp.clip(reward, -1, 1)
@@ -210,26 +199,30 @@ def td_error(params, target_params, transition, config):
         At the end:  y = r
 
     A maximum prefers values that are too high by chance. In Double DQN (van Hasselt et
-    al. 2016) the online network chooses a', and the target network judges it.
+    al. 2016), the default, the online network chooses a' and the target network judges
+    it.
     """
     obs, action, reward, next_obs, terminated = transition
-    chex.assert_rank([obs, action, reward], [1, 0, 0])  # This is no batch.
+    chex.assert_rank([obs, action, reward], [1, 0, 0])  # one transition, not a batch
 
+    next_values = q_values(target_params, next_obs)
+    next_value = jnp.max(next_values)
+    if config.double:
+        next_action = jnp.argmax(q_values(params, next_obs))
+        next_value = next_values[next_action]
     r = reward_to_learn(reward, config)
-    chooser = params if config.double else target_params
-    next_action = jnp.argmax(q_values(chooser, next_obs))
-    next_value = q_values(target_params, next_obs)[next_action]
     y = r + config.gamma * (1 - terminated) * next_value
 
-    # Only the prediction learns. The target y counts as a constant.
+    # Only the prediction learns. For the gradient, the target y is a constant.
     return lax.stop_gradient(y) - q_values(params, obs)[action]
 
 
-@partial(jit, static_argnames="config")  # The config is a constant of the program.
+@partial(jit, static_argnames="config")  # Each config is compiled as a new program.
 def td_errors(params, target_params, batch, config):
     """Return the errors of a batch, [B].
 
-    vmap applies td_error to each transition of the batch, with the same two networks.
+    vmap applies td_error to each transition: in_axes says that only the batch, argument
+    2, has a first axis (0) to run over, and that the others (None) are shared.
     """
     td_error_of_each = vmap(td_error, in_axes=(None, None, 0, None))
     return td_error_of_each(params, target_params, batch, config)
@@ -238,7 +231,7 @@ def td_errors(params, target_params, batch, config):
 def loss_fn(params, target_params, batch, config, weights):
     """Return the mean loss of a batch, in which each transition has a weight.
 
-    An error e costs e^2 / 2. The Huber loss is gentler where |e| > 1: it is |e| - 1/2.
+    An error e costs e^2 / 2. The Huber loss is gentler if |e| > 1: it is |e| - 1/2.
     With scaled rewards, such errors are rare.
     """
     errors = td_errors(params, target_params, batch, config)
@@ -266,13 +259,12 @@ def make_optimizer(config):
         adam = optax.adam(config.learning_rate)
         optimizer = optax.flatten(adam)  # All parameters as one array: this is faster.
     else:
-        weights_only = partial(tree.map, lambda array: array.ndim == 2)
+        weights_only = partial(tree.map, lambda array: array.ndim == 2)  # no biases
         optimizer = optax.chain(
             optax.scale_by_amsgrad(),
             optax.add_decayed_weights(0.01, mask=weights_only),
             optax.scale_by_learning_rate(config.learning_rate),
         )
-
     if config.clip_value < np.inf:
         optimizer = optax.chain(optax.clip(config.clip_value), optimizer)
     return optimizer
@@ -281,8 +273,7 @@ def make_optimizer(config):
 def init_learner(params, config):
     """Return a learner whose two networks are equal."""
     init = jit(make_optimizer(config).init)  # It compiles faster as one program.
-    opt_state = init(params)
-    return Learner(params, params, opt_state, np.int32(0))
+    return Learner(params, params, init(params), np.int32(0))
 
 
 @partial(jit, static_argnames="config")
@@ -296,9 +287,9 @@ def update_fn(learner, batch, config, weights=1.0):
     """
     params, target_params, opt_state, n_updates = learner
     gradient = grad(loss_fn)(params, target_params, batch, config, weights)
-    optimizer = make_optimizer(config)
-    changes, opt_state = optimizer.update(gradient, opt_state, params)
-    params = optax.apply_updates(params, changes)
+    optimizer = make_optimizer(config)  # Python runs this only while JAX compiles.
+    updates, opt_state = optimizer.update(gradient, opt_state, params)
+    params = optax.apply_updates(params, updates)
 
     n_updates = n_updates + 1
     is_time = n_updates % config.target_period == 0
@@ -310,7 +301,7 @@ def update_fn(learner, batch, config, weights=1.0):
 # %% Replay: the memory is a deque of transitions, which forgets the oldest ones
 def stack(transitions):
     """Return a list of transitions as one batch."""
-    columns = zip(*transitions)
+    columns = zip(*transitions)  # all observations, all actions, ...
     return Transition(*[np.array(column) for column in columns])
 
 
@@ -322,8 +313,8 @@ def sample_batch(rng, memory, batch_size):
 
 def measure_scale(learner, memory):
     """Let both networks divide each number of an observation by its standard deviation
-    in the memory, so that its unit does not matter. The mean is not taken off: in
-    CartPole, 0 is the middle of the track and the upright pole.
+    in the memory, so that its unit does not matter. The mean is not subtracted:
+    in CartPole, 0 is the middle of the track and the upright pole.
     """
     deviation = np.std([transition.obs for transition in memory], axis=0)
     scale = np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
@@ -333,7 +324,7 @@ def measure_scale(learner, memory):
     )
 
 
-# %% Prioritized replay (off by default): replay more often what was predicted badly
+# %% Prioritized replay, off by default: replay more often what was predicted badly
 class PrioritizedMemory(deque):
     """A memory that draws transitions by priority (Schaul et al. 2016).
 
@@ -341,19 +332,19 @@ class PrioritizedMemory(deque):
     Probability:  P(i) = p_i^0.6 / sum_k p_k^0.6
     Weight:       w_i = (N P(i))^-beta, divided by the largest one in the batch
 
-    A new transition has the highest priority so far, at least 1. N transitions are in
-    the memory. What is drawn often gets a small weight in the loss: if beta is 1, the
-    weights make up for the probabilities, up to a common factor in each batch.
+    A new transition has the highest priority so far. N transitions are in the memory.
+    What is drawn often gets a small weight in the loss: with beta = 1, the weights make
+    up for the probabilities, up to a common factor in each batch.
     """
 
     def __init__(self, size):
         super().__init__(maxlen=size)
         self.priorities = deque(maxlen=size)
-        self.highest = 1.0
+        self.highest = 0.0
 
     def append(self, transition):
         super().append(transition)
-        self.priorities.append(self.highest)
+        self.priorities.append(self.highest or 1.0)  # 1 before the first replay
 
     def sample(self, rng, batch_size, beta):
         """Return a batch, the weights of its transitions [B] and their indices [B]."""
@@ -445,7 +436,7 @@ def make_game(config, **kwargs):
 
 def make_games(config, number):
     """Return many games that are played side by side."""
-    if config.env_id == "CartPole-v1":  # Gymnasium can step all of them as one array.
+    if config.env_id == "CartPole-v1":  # Gymnasium steps all of them as one array.
         return gym.make_vec(config.env_id, number)
     return gym.vector.SyncVectorEnv([partial(make_game, config)] * number)
 
@@ -455,40 +446,44 @@ def draw_seed(rng):
     return int(rng.integers(2**31))
 
 
-def evaluate(rng, params, n_episodes, config):
-    """Play N episodes greedily, or at random if params is None.
+def play_episodes(rng, params, n_episodes, config):
+    """Play N episodes side by side: greedily, or at random if params is None.
 
-    Return three arrays [N]: the returns, the discounted returns, and what these were
-    predicted to be, which is the highest Q-value of the first observation.
+    Return the first observations, [N, O], and the rewards of T steps, [T, N]. The
+    rewards are 0 after the end of an episode.
     """
     rewards = []
-    predicted = np.zeros(n_episodes)
     running = np.ones(n_episodes, bool)
     with closing(make_games(config, n_episodes)) as envs:
-        obs, _ = envs.reset(seed=draw_seed(rng))
-        if params is not None:
-            predicted = np.asarray(jit(q_values)(params, obs)).max(axis=-1)
-
+        first_obs, _ = envs.reset(seed=draw_seed(rng))
+        obs = first_obs
         while running.any():
             if params is None:
                 actions = random_policy_fn(rng, obs, envs.single_action_space.n)
             else:
-                actions = np.asarray(policy_fn(rng, params, obs))
+                actions = policy_fn(rng, params, obs)
             obs, reward, terminated, truncated, _ = envs.step(actions)
 
             # A game that has ended starts again, but only its first episode counts.
             rewards.append(np.where(running, reward, 0))
             running = running & ~terminated & ~truncated
+    return first_obs, np.array(rewards)
 
-    rewards = np.array(rewards)  # [T, N] for T steps
+
+def evaluate(rng, params, n_episodes, config):
+    """Play N episodes greedily. Return three arrays [N]: the returns, the discounted
+    returns, and what the network predicted these to be, max_a Q(s, a) at the start.
+    """
+    first_obs, rewards = play_episodes(rng, params, n_episodes, config)
     discounts = config.gamma ** np.arange(len(rewards))
-    achieved = discounts @ reward_to_learn(rewards, config)
+    achieved = discounts @ reward_to_learn(rewards, config)  # [T] @ [T, N] -> [N]
+    predicted = np.asarray(q_values(params, first_obs)).max(axis=-1)
     factor = reward_to_learn(1.0, config)  # This undoes the scaling of rewards.
     return rewards.sum(axis=0), achieved / factor, predicted / factor
 
 
 class Evaluation(NamedTuple):
-    """What an agent reached at a step of the training, as means over episodes."""
+    """How an agent played at a step of the training, as means over episodes."""
 
     step: int
     score: float  # the return
@@ -500,10 +495,10 @@ def judge(rng, params, step, config):
     """Return the Evaluation of an agent. If it reaches the goal, which may be luck, it
     plays again, twenty times as many episodes.
     """
-    results = evaluate(rng, params, config.eval_episodes, config)
-    if results[0].mean() >= config.goal:
-        results = evaluate(rng, params, 20 * config.eval_episodes, config)
-    means = [float(values.mean()) for values in results]
+    returns, *others = evaluate(rng, params, config.eval_episodes, config)
+    if returns.mean() >= config.goal:
+        returns, *others = evaluate(rng, params, 20 * config.eval_episodes, config)
+    means = [float(values.mean()) for values in (returns, *others)]
     return Evaluation(step, *means)
 
 
@@ -544,7 +539,7 @@ def option(default, meaning, **settings):
 class Config:
     """The settings of an agent. The defaults are for CartPole; GAMES has others."""
 
-    env_id: str = option("CartPole-v1", "name of the game in Gymnasium")
+    env_id: str = "CartPole-v1"
     action_bins: int = option(11, "bins for each number of an action", type=whole)
 
     # Network
@@ -555,14 +550,14 @@ class Config:
     # Policy
     epsilon_start: float = option(1.0, "epsilon after the warm-up", type=share)
     epsilon_end: float = option(0.05, "epsilon in the end", type=share)
-    epsilon_decay: float = option(
-        1500.0, "steps of its fall, or their scale", type=positive
+    epsilon_decay: float = option(1500.0, "steps of epsilon's fall", type=positive)
+    epsilon_fall: str = option(
+        "linear", "how epsilon falls", choices=("linear", "exponential")
     )
-    epsilon_fall: str = option("linear", "its shape", choices=("linear", "exponential"))
 
     # Learning
     rewards: str = option(
-        "scaled", "what to learn", choices=("scaled", "clipped", "raw")
+        "scaled", "how rewards are learned", choices=("scaled", "clipped", "raw")
     )
     gamma: float = option(0.99, "discount of a reward one step later", type=discount)
     double: bool = option(True, "use the target of Double DQN")
@@ -571,7 +566,7 @@ class Config:
     learning_rate: float = option(5e-3, "step size of the optimizer", type=positive)
     clip_value: float = option(np.inf, "limit of numbers in a gradient", type=positive)
     target_period: int = option(20, "updates between two target networks", type=whole)
-    tau: float = option(1.0, "share of the online network in a new one", type=share)
+    tau: float = option(1.0, "share of the online network in a target", type=share)
 
     # Replay
     memory_size: int = option(1_000, "transitions in the memory", type=whole)
@@ -582,7 +577,7 @@ class Config:
     total_steps: int = option(50_000, "steps of the training at most", type=whole)
     warmup_steps: int = option(512, "random steps before learning starts", type=whole)
     train_every: int = option(1, "steps between two updates", type=whole)
-    eval_every: int = option(512, "steps between two evaluations", type=whole)
+    eval_every: int = option(256, "steps between two evaluations", type=whole)
     eval_episodes: int = option(100, "episodes of an evaluation", type=whole)
     goal: float = option(500.0, "mean return that ends the training", type=float)
 
@@ -620,7 +615,7 @@ def train(config, seed, quiet=False):
     memory = make_memory(config)
     episodes = []
     evaluations = []
-    agents = []
+    candidates = []
     with closing(make_game(config)) as env:
         learner = init_learner(init_params(rng, env, config), config)
         obs, _ = env.reset(seed=draw_seed(rng))
@@ -650,21 +645,21 @@ def train(config, seed, quiet=False):
 
             # Evaluate.
             if step % config.eval_every == 0 or step == config.total_steps:
-                evaluation = judge(eval_rng, learner.params, step, config)
-                evaluations.append(evaluation)
-                agents.append(learner.params)
-                bar.set_postfix(epsilon=epsilon, greedy_return=evaluation.score)
-                if evaluation.score >= config.goal:
+                candidates.append(learner.params)
+                evaluations.append(judge(eval_rng, learner.params, step, config))
+                score = evaluations[-1].score
+                bar.set_postfix(epsilon=epsilon, greedy_return=score)
+                if score >= config.goal:
                     break
 
     best = np.argmax([evaluation.score for evaluation in evaluations])
-    return agents[best], episodes, evaluations
+    return candidates[best], episodes, evaluations
 
 
 # %% Files: parameters, pictures, and the zip to hand in
 @contextmanager
 def replacing(path):
-    """Lend a new path to write to. The complete file then replaces the old one."""
+    """Yield a temporary path. The complete file there then replaces the old one."""
     new = path.with_name(f"new-{os.getpid()}-{path.name}")
     try:
         yield new
@@ -674,10 +669,14 @@ def replacing(path):
 
 
 def save_params(path, params, config):
-    """Write parameters and settings as dictionaries, lists, texts and numbers."""
+    """Write parameters and settings as dictionaries, lists, strings and numbers.
+
+    Raise a ValueError, and write nothing, if load_agent could not read the file.
+    """
     numbers = tree.map(lambda array: np.asarray(array).tolist(), params)
     with replacing(Path(path)) as new:
         new.write_bytes(pickle.dumps({"config": asdict(config), "params": numbers}))
+        load_agent(new)
 
 
 class PlainUnpickler(pickle.Unpickler):
@@ -688,7 +687,7 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 def load_agent(path):
-    """Return parameters and settings from a file of save_params.
+    """Return the parameters and the settings in a file of save_params.
 
     Raise a ValueError if the file is not one, or if its parameters do not fit.
     """
@@ -697,19 +696,16 @@ def load_agent(path):
             content = PlainUnpickler(file).load()
         config = Config(**content["config"])
         # Gymnasium imports the module before a colon. No file may ask for that.
-        name = config.env_id.split(":")[-1]
-        config = replace(config, env_id=name)
-        if name not in gym.registry:
-            raise ValueError(f"its game {name} is not known; name it by --env-id")
-
+        config = replace(config, env_id=config.env_id.split(":")[-1])
         with closing(make_game(config)) as env:
-            own = init_params(np.random.default_rng(), env, config)
-        params = tree.map(
-            lambda _, numbers: np.float32(numbers), own, content["params"]
-        )
-        for array, example in zip(tree.leaves(params), tree.leaves(own)):
-            if array.shape != example.shape or not np.isfinite(array).all():
-                raise ValueError(f"it lacks finite numbers of shape {example.shape}")
+            expected = init_params(np.random.default_rng(), env, config)
+
+        # Where an array is expected, the file has a list of numbers.
+        found = content["params"]
+        params = tree.map(lambda _, numbers: np.float32(numbers), expected, found)
+        for array, other in zip(tree.leaves(params), tree.leaves(expected)):
+            if array.shape != other.shape or not np.isfinite(array).all():
+                raise ValueError(f"it lacks finite numbers of shape {other.shape}")
         return params, config
     except Exception as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
@@ -786,61 +782,15 @@ def write_zip(out):
     with replacing(out / "hand-in.zip") as new, zipfile.ZipFile(new, "w") as archive:
         for name, path in files.items():
             if path.exists():
-                entry = zipfile.ZipInfo(name)  # It has no date: same files, same bytes.
+                entry = zipfile.ZipInfo(
+                    name
+                )  # with a fixed date: same files, same bytes
                 archive.writestr(entry, path.read_bytes())
             else:
                 print(f"hand-in.zip lacks {name}, which does not exist.")
 
 
 # %% Command line: from words to files
-def make_parser():
-    """Return a parser for the options of a run and those of Config."""
-    parser = argparse.ArgumentParser(
-        "main.py",
-        usage="python main.py [options]",
-        description="Train a Deep Q-Network, and write all files of the hand-in.",
-        epilog="For a game of your own, write mygame.py with a gymnasium.Env and "
-        "gymnasium.register('My-v0', MyEnv); play it by --env-id mygame:My-v0.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        add_help=False,  # The help must wait for the defaults of the game.
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("-h", "--help", action="store_true", help="show this help for the game")
-    add("--seed", type=int, default=0, help="number that decides all that is random")
-    add("--out", type=Path, default=Path(), help="folder for the files")
-    add("--evaluate", nargs="+", metavar="FILE", help="score these files, do not train")
-    add("--watch", action="store_true", help="show the agent in a window at the end")
-    for setting in fields(Config):
-        flag = "--" + setting.name.replace("_", "-")
-        add(flag, default=setting.default, **setting.metadata)
-    return parser
-
-
-def parse(parser, words):
-    """Return the options in these words, where the defaults are those of the game."""
-    env_id = parser.parse_args(words).env_id
-    defaults = replace(GAMES.get(env_id, OTHER), env_id=env_id)
-    parser.set_defaults(**asdict(defaults))
-    return parser.parse_args(words)
-
-
-def make_config(args):
-    """Return the settings among the options."""
-    values = {setting.name: getattr(args, setting.name) for setting in fields(Config)}
-    values["hidden"] = tuple(values["hidden"])
-    return Config(**values)
-
-
-@contextmanager
-def checking(parser, flag):
-    """Stop with an error of argparse about this option if anything fails."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001
-        parser.error(f"argument {flag}: {str(error) or repr(error)}")
-
-
 HEADER = f"agent{'mean':>17}{'std':>10}{'min':>10}{'episodes':>10}  goal"
 
 
@@ -850,7 +800,8 @@ def print_score(name, params, seed, n_episodes, config):
     The episodes are fresh: with the same seed, train has other random numbers.
     """
     rng = np.random.default_rng([seed, 2])
-    returns, _, _ = evaluate(rng, params, n_episodes, config)
+    _, rewards = play_episodes(rng, params, n_episodes, config)
+    returns = rewards.sum(axis=0)
     numbers = f"{returns.mean():10.2f}{returns.std():10.2f}{returns.min():10.2f}"
     goal = "reached" if returns.mean() >= config.goal else "not reached"
     print(f"{name:12}{numbers}{n_episodes:10}  {goal}")
@@ -858,8 +809,8 @@ def print_score(name, params, seed, n_episodes, config):
 
 def run(config, seed, out):
     """Train an agent, score it and write all files. Return its parameters."""
-    best_params, episodes, evaluations = train(config, seed)
-    save_params(out / "params.pkl", best_params, config)
+    params, episodes, evaluations = train(config, seed)
+    save_params(out / "params.pkl", params, config)
     params = load_params(out / "params.pkl")  # What is scored is what is handed in.
 
     with closing(make_game(config)) as env:  # Training began with this network, too.
@@ -886,55 +837,94 @@ def run(config, seed, out):
             print(f"{name} could not be made: {error!r}", file=sys.stderr)
             (out / name).unlink(missing_ok=True)  # The old one shows another agent.
     write_zip(out)
-    print(f"All files are in {out}.")
+    print(f"The files are in {out}.")
     return params
 
 
-def score_files(args):
+def score_files(paths, seed, n_episodes, show):
     """Print a row for each file of parameters. Return 2 if one cannot be used."""
     status = 0
     print(HEADER)
-    for path in args.evaluate:
+    for path in paths:
         try:
             params, config = load_agent(path)
         except ValueError as error:
             print(f"main.py: error: argument --evaluate: {error}", file=sys.stderr)
             status = 2
         else:
-            print_score(path, params, args.seed, args.eval_episodes, config)
-            if args.watch:
-                watch(args.seed, params, config)
+            print_score(path, params, seed, n_episodes, config)
+            if show:
+                watch(seed, params, config)
     return status
-
-
-DISPLAYS = {"DISPLAY", "WAYLAND_DISPLAY"}
 
 
 def watch(seed, params, config):
     """Show half a minute of play in a window, if this machine has a display."""
-    os.environ.pop("SDL_VIDEODRIVER", None)
+    displays = {"DISPLAY", "WAYLAND_DISPLAY"}
+    if os.environ.get("SDL_VIDEODRIVER") == "dummy":
+        del os.environ["SDL_VIDEODRIVER"]
     try:
-        if sys.platform == "linux" and not os.environ.keys() & DISPLAYS:
+        if sys.platform == "linux" and not os.environ.keys() & displays:
             raise OSError("there is no display")
         play(seed, params, 0.0, 30, config, "human")
     except Exception as error:  # noqa: BLE001
         print(f"The agent cannot be shown in a window: {error}", file=sys.stderr)
 
 
+def make_parser(words):
+    """Return a parser for these words. Its defaults are those of the game in them."""
+    game = argparse.ArgumentParser("main.py", add_help=False, allow_abbrev=False)
+    game.add_argument("--env-id", default="CartPole-v1", help="name of the game")
+    env_id = game.parse_known_args(words)[0].env_id
+    defaults = asdict(GAMES.get(env_id, OTHER))
+
+    parser = argparse.ArgumentParser(
+        "main.py",
+        usage="python main.py [options]",
+        description="Train a Deep Q-Network, and write all files of the hand-in.",
+        epilog="For a game of your own, write mygame.py with a gymnasium.Env and "
+        "gymnasium.register('My-v0', MyEnv); play it by --env-id mygame:My-v0.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+        parents=[game],
+    )
+    add = parser.add_argument
+    add("--seed", type=int, default=0, help="number that decides all that is random")
+    add("--out", type=Path, default=Path(), help="folder for the files")
+    add("--evaluate", nargs="+", metavar="FILE", help="score these files, do not train")
+    add("--watch", action="store_true", help="show the agent in a window at the end")
+    for setting in fields(Config)[1:]:  # all but env_id
+        flag = "--" + setting.name.replace("_", "-")
+        add(flag, default=defaults[setting.name], **setting.metadata)
+    return parser
+
+
+def make_config(args):
+    """Return the settings among the options."""
+    values = {setting.name: getattr(args, setting.name) for setting in fields(Config)}
+    values["hidden"] = tuple(values["hidden"])
+    return Config(**values)
+
+
+@contextmanager
+def checking(parser, flag):
+    """Stop with an error of argparse about this option if anything fails."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        parser.error(f"argument {flag}: {str(error) or repr(error)}")
+
+
 def main(argv=None):
     """Run the command line with these words, or with those of the shell."""
-    if argv is None:
-        argv = sys.argv[1:]
-    if isinstance(argv, str):
-        argv = shlex.split(argv)
-    words = [str(word) for word in argv]
-    parser = make_parser()
-    args = parse(parser, words)
-    config = make_config(args)
-    if args.help:
-        parser.print_help()
-        return 0
+    words = sys.argv[1:] if argv is None else argv
+    if isinstance(words, str):
+        words = shlex.split(words)
+    words = [str(word) for word in words]
+    parser = make_parser(words)
+    args = parser.parse_args(words)
 
+    config = make_config(args)
     if config.total_steps <= config.warmup_steps:
         parser.error("argument --total-steps: it must be above --warmup-steps")
     with checking(parser, "--seed"):
@@ -942,7 +932,7 @@ def main(argv=None):
     with checking(parser, "--env-id"), closing(make_game(config)) as env:
         config = replace(config, env_id=env.spec.id)  # in full, and without a module
     if args.evaluate:
-        return score_files(args)
+        return score_files(args.evaluate, args.seed, args.eval_episodes, args.watch)
 
     out = args.out.expanduser().absolute()
     with checking(parser, "--out"):

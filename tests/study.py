@@ -286,9 +286,9 @@ def draw_study(study, config, path):
 
 
 # %% Command line: the options of main.py, and some more
-def make_parser():
-    """Return the parser of main.py with the options of a study."""
-    parser = main.make_parser()
+def make_parser(words):
+    """Return the parser of main.py for these words, with the options of a study."""
+    parser = main.make_parser(words)
     parser.prog = "study.py"
     parser.usage = "python tests/study.py [options]"
     parser.description = "Train agents with many seeds, and compare variants."
@@ -335,11 +335,8 @@ def make_variants(parser, args):
 
 def run(words):
     """Run a study with these words of a command line."""
-    parser = make_parser()
-    args = main.parse(parser, words)
-    if args.help:
-        parser.print_help()
-        return
+    parser = make_parser(words)
+    args = parser.parse_args(words)
     if args.evaluate is not None or args.watch:
         parser.error("a study takes neither --evaluate nor --watch")
     with main.checking(parser, "--seed"):

@@ -96,9 +96,11 @@ def test_help_says_what_an_option_means_and_its_default(
         entries = {
             part.split()[0].strip(","): " ".join(part.split()) for part in parts[1:]
         }
-        for name, setting in Config.__dataclass_fields__.items():
-            assert setting.metadata["help"] in entries[flag(name)]
-            assert f"(default: {getattr(config, name)})" in entries[flag(name)]
+        for setting in fields(Config)[1:]:
+            entry = entries[flag(setting.name)]
+            assert setting.metadata["help"] in entry
+            assert f"(default: {getattr(config, setting.name)})" in entry
+        assert "(default: CartPole-v1)" in entries["--env-id"]
 
 
 @pytest.mark.parametrize(

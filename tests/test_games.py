@@ -71,8 +71,8 @@ def test_an_evaluation_depends_on_its_generator_and_its_agent_alone():
 def test_a_random_agent_scores_about_22_and_knows_nothing_of_the_game(watch):
     """Its first actions are independent of the first observations' signs."""
     choices = watch("random_policy_fn")
-    returns, *_ = main.evaluate(np.random.default_rng(0), None, 4000, SMALL)
-    assert returns.mean() == pytest.approx(22.25, abs=0.6)
+    _, rewards = main.play_episodes(np.random.default_rng(0), None, 4000, SMALL)
+    assert rewards.sum(axis=0).mean() == pytest.approx(22.25, abs=0.6)
     (_, obs, _), actions = choices[0]
     agree = (obs > 0) == (actions[:, None] == 1)
     assert agree.mean(axis=0) == pytest.approx(np.full(4, 0.5), abs=0.05)

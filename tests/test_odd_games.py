@@ -173,8 +173,8 @@ def test_an_endless_game_ends():
             return np.float32([0]), 1.0, False, False, {}
 
     config = replace(SMALL, env_id=register(Endless))
-    returns, *_ = main.evaluate(np.random.default_rng(0), None, 2, config)
-    assert returns.tolist() == [1000, 1000]
+    _, rewards = main.play_episodes(np.random.default_rng(0), None, 2, config)
+    assert rewards.sum(axis=0).tolist() == [1000, 1000]
 
 
 def fail(self):

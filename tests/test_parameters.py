@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import SMALL, names, new_params, rows, same, status
+from conftest import SMALL, TINY, names, new_params, rows, same, status
 
 import main
 
@@ -18,6 +18,18 @@ import main
 @pytest.fixture
 def path(here):
     return here / "params.pkl"
+
+
+@pytest.fixture
+def save(path, monkeypatch):
+    """Return a function that saves parameters even if they cannot be loaded."""
+
+    def save_unread(params, config):
+        with monkeypatch.context() as unread:
+            unread.setattr(main, "load_agent", lambda path: None)
+            main.save_params(path, params, config)
+
+    return save_unread
 
 
 def refuse(path):
@@ -134,9 +146,9 @@ def test_a_hostile_file_runs_no_code_and_is_a_value_error(way, path, stranger):
     assert "ran" in names(path.parent)
 
 
-def test_the_game_in_a_file_imports_no_module(path, stranger):
+def test_the_game_in_a_file_imports_no_module(path, save, stranger):
     params, config = new_params()
-    main.save_params(path, params, replace(config, env_id="stranger:CartPole-v1"))
+    save(params, replace(config, env_id="stranger:CartPole-v1"))
     with contextlib.suppress(ValueError):
         main.load_params(path)
     assert "ran" not in names(path.parent)
@@ -180,13 +192,30 @@ WRONG = {
 
 @pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize("what", WRONG)
-def test_parameters_that_do_not_fit_are_a_value_error(what, path):
+def test_parameters_that_do_not_fit_are_a_value_error(what, path, save):
     params, config = new_params()
-    main.save_params(path, params | WRONG[what], config)
+    save(params | WRONG[what], config)
     refuse(path)
     del params["output"]  # a key less
-    main.save_params(path, params, config)
+    save(params, config)
     refuse(path)
+
+
+def test_what_could_not_be_loaded_does_not_replace_a_good_file(path):
+    params, config = new_params()
+    main.save_params(path, params, config)
+    with pytest.raises(ValueError, match="finite"):
+        main.save_params(path, params | {"scale": np.full(4, np.inf)}, config)
+    assert names(path.parent) == {path.name}
+    assert same(main.load_params(path), params)
+
+
+def test_a_training_that_runs_away_costs_no_trained_agent(path, no_pictures):
+    main.save_params(path, *new_params())
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="finite"), np.errstate(all="ignore"):
+        main.main(f"{TINY} --learning-rate inf --total-steps 200")
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -195,10 +224,10 @@ def test_parameters_that_do_not_fit_are_a_value_error(what, path):
      {"env_id": "MountainCar-v0"}, {"env_id": "Nowhere-v0"}, {"env_id": 3},
      {"env_id": ["CartPole-v1"]}, {"env_id": "Pendulum-v1", "action_bins": 3}],
 )  # fmt: skip
-def test_settings_that_do_not_fit_are_a_value_error(settings, path):
+def test_settings_that_do_not_fit_are_a_value_error(settings, path, save):
     other = {"env_id": "Pendulum-v1"} if "action_bins" in settings else {}
     params, _ = new_params(**other)
-    main.save_params(path, params, replace(SMALL, **settings))
+    save(params, replace(SMALL, **settings))
     refuse(path)
 
 

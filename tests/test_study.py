@@ -59,7 +59,7 @@ def test_a_row_holds_what_train_and_fresh_episodes_give(tmp_path):
     tiny = "--total-steps 60 --warmup-steps 30 --eval-every 30 --eval-episodes 1"
     words = f"{tiny} --hidden 8 --batch-size 4 --seed 5 --seeds 2".split()
     run(tmp_path, *words)
-    config = main.make_config(study.make_parser().parse_args(words))
+    config = main.make_config(study.make_parser(words).parse_args(words))
     params, _, evaluations = main.train(config, 6, quiet=True)
     returns, _, _ = main.evaluate(np.random.default_rng([6, 2]), params, 4, config)
     last = evaluations[-1]
@@ -95,7 +95,7 @@ def test_a_variant_changes_what_it_names_and_options_may_follow(trained, tmp_pat
 def test_the_default_is_what_main_would_train(trained, tmp_path):
     words = ["--env-id", "MountainCar-v0", "--total-steps", "9000"]
     run(tmp_path, *words, "--seeds", "1")
-    args = main.parse(main.make_parser(), words)
+    args = main.make_parser(words).parse_args(words)
     assert trained == [(0, main.make_config(args))]
 
     main.gym.register("Plain-v3", main.gym.spec("CartPole-v1").entry_point)
@@ -134,7 +134,9 @@ def test_wrong_options_are_refused_before_any_work(words, trained, tmp_path, cap
 
 
 def test_help_lists_the_options_and_trains_nothing(trained, tmp_path, capsys):
-    run(tmp_path, "--help")
+    with pytest.raises(SystemExit) as end:
+        run(tmp_path, "--help")
+    assert end.value.code == 0
     assert "--compare" in capsys.readouterr().out
     assert trained == []
 
