@@ -30,10 +30,11 @@ every update is hard to reach.
     python main.py --help                              list all settings
 
 In a notebook, run the cells, which begin with # %%, then main("--seed 1"). After a
-change, run the cells below it again. The lecture ends with the cell Training. In all
-cells, params is a tree of arrays, rng is a generator of random numbers, env is a game,
-and config holds the settings: config.gamma is the gamma above. Letters in comments are
-sizes: B transitions in a batch, O numbers in an observation, A actions.
+change, run the cells below it again. The lecture ends with the cell Training; the
+sources follow. In all cells, params is a tree of arrays, rng is a generator of random
+numbers, env is a game, and config holds the settings: config.gamma is the gamma above.
+Letters in comments are sizes: B transitions in a batch, O numbers in an observation, A
+actions.
 """
 
 import argparse
@@ -335,6 +336,10 @@ class PrioritizedMemory(deque):
     A new transition has the highest priority so far. N transitions are in the memory.
     What is drawn often gets a small weight in the loss: with beta = 1, the weights make
     up for the probabilities, up to a common factor in each batch.
+
+    Three things differ from the paper: it draws each transition of a batch from its own
+    part of the priorities, normalizes weights by the largest of all, and has a quarter
+    of the learning rate.
     """
 
     def __init__(self, size):
@@ -373,7 +378,8 @@ def make_memory(config):
 def prioritized_update(rng, learner, memory, step, config):
     """Draw a batch by priority, renew its priorities, and return the updated learner.
 
-    beta rises from 0.4 at the first of total_steps to 1 at the last one.
+    beta rises from 0.4 at the first of total_steps to 1 at the last one. A training
+    that ends early ends with a low beta.
     """
     beta = 0.4 + 0.6 * step / config.total_steps
     batch, weights, indices = memory.sample(rng, config.batch_size, beta)
@@ -654,6 +660,33 @@ def train(config, seed, quiet=False):
 
     best = np.argmax([evaluation.score for evaluation in evaluations])
     return candidates[best], episodes, evaluations
+
+
+# %% Sources, with their titles, and what is different here
+# Mnih et al. 2015: Human-level control through deep reinforcement learning
+# van Hasselt et al. 2016: Deep reinforcement learning with double Q-learning
+# Wang et al. 2016: Dueling network architectures for deep reinforcement learning
+# Schaul et al. 2016: Prioritized experience replay
+# Pardo et al. 2018: Time limits in reinforcement learning
+# Lillicrap et al. 2016: Continuous control with deep reinforcement learning
+# Kingma and Ba 2015: Adam: a method for stochastic optimization
+# Loshchilov and Hutter 2019: Decoupled weight decay regularization
+# Reddi et al. 2018: On the convergence of Adam and beyond
+#
+# The DQN of Mnih et al. plays Atari games. It differs from the defaults for CartPole:
+#                      Mnih et al. 2015             here
+#     target           DQN                          Double DQN
+#     observations     pixels of four frames        four numbers, scaled
+#     network          convolutions, ReLU           perceptron, SiLU, small last layer
+#     rewards          clipped to [-1, 1]           multiplied by 1 - gamma
+#     r alone for      a lost life                  the end, but not the time limit
+#     optimizer        RMSProp, rate 0.00025        Adam, rate 0.005
+#     a batch          32, every 4 actions          64, after every action
+#     target network   copied every 10,000 updates  copied every 20 updates
+#     memory, warm-up  1,000,000 and 50,000         1,000 and 512 transitions
+#     epsilon          1 to 0.1, 1,000,000 frames   1 to 0.05, 1,500 steps
+#     evaluation       epsilon 0.05                 epsilon 0
+#     training         a fixed number of frames     ends when the goal is reached
 
 
 # %% Files: parameters, pictures, and the zip to hand in
