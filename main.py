@@ -420,6 +420,16 @@ def list_choices(space, bins):
     return [np.reshape(row, space.shape) for row in itertools.product(*grid.T)]
 
 
+def check_observations(space):
+    """Raise a ValueError if observations of this space cannot be made vectors."""
+    try:
+        is_vector = gym.spaces.flatten_space(space).shape is not None
+    except NotImplementedError:
+        is_vector = False
+    if not is_vector:
+        raise ValueError(f"its observations are no vectors of numbers: {space}")
+
+
 def make_game(config, **kwargs):
     """Return a game whose observations are vectors and whose actions are 0 to A - 1.
 
@@ -429,15 +439,15 @@ def make_game(config, **kwargs):
     game = gym.make(config.env_id, **kwargs)
     try:
         choices = list_choices(game.action_space, config.action_bins)
-        env = gym.wrappers.FlattenObservation(PlainGame(game, choices))
-        if env.observation_space.shape is None:
-            raise ValueError("its observations cannot be made vectors of numbers")
-        if game.spec.max_episode_steps is None:
-            env = gym.wrappers.TimeLimit(env, 1_000)
-        return gym.wrappers.RecordEpisodeStatistics(env)
+        check_observations(game.observation_space)
     except Exception:
         game.close()
         raise
+
+    env = gym.wrappers.FlattenObservation(PlainGame(game, choices))
+    if game.spec.max_episode_steps is None:
+        env = gym.wrappers.TimeLimit(env, 1_000)
+    return gym.wrappers.RecordEpisodeStatistics(env)
 
 
 def make_games(config, number):
@@ -679,7 +689,7 @@ def train(config, seed, quiet=False):
 #     observations     pixels of four frames        four numbers, scaled
 #     network          convolutions, ReLU           perceptron, SiLU, small last layer
 #     rewards          clipped to [-1, 1]           multiplied by 1 - gamma
-#     r alone for      a lost life                  the end, but not the time limit
+#     y = r            when a life is lost, too     not when the time is up
 #     optimizer        RMSProp, rate 0.00025        Adam, rate 0.005
 #     a batch          32, every 4 actions          64, after every action
 #     target network   copied every 10,000 updates  copied every 20 updates
@@ -773,7 +783,8 @@ def record(seed, params, epsilon, config, path):
     """Write a GIF of four seconds of play, with every third pixel of the game."""
     frames, duration = play(seed, params, epsilon, 4, config, "rgb_array")
     small = [frame[2::3, 2::3, :3] for frame in frames]
-    iio.imwrite(path, small, duration=duration, loop=0)
+    with replacing(path) as new:
+        iio.imwrite(new, small, duration=duration, loop=0)
 
 
 def draw_curves(episodes, evaluations, config, path):
@@ -798,7 +809,20 @@ def draw_curves(episodes, evaluations, config, path):
     lower.set(xlabel="step", ylabel="discounted return")
     for axes in (upper, lower):
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path)
+    with replacing(path) as new:
+        figure.savefig(new)
+
+
+@contextmanager
+def optional(*paths):
+    """Say what cannot be made here, and go on without it."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        names = " and ".join(path.name for path in paths)
+        print(f"{names} could not be made: {error!r}", file=sys.stderr)
+        for path in paths:
+            path.unlink(missing_ok=True)  # An old one shows another agent.
 
 
 def write_zip(out):
@@ -857,18 +881,11 @@ def run(config, seed, out):
         print(f"The goal of {config.goal} was not reached, only {best_score:.2f}.")
         print("More --total-steps or another --seed may help.")
 
-    pictures = {
-        "agent.gif": partial(record, seed, params, 0.0, config),
-        "random.gif": partial(record, seed, params, 1.0, config),
-        "learning_curve.png": partial(draw_curves, episodes, evaluations, config),
-    }
-    for name, draw in pictures.items():
-        try:
-            with replacing(out / name) as new:
-                draw(new)
-        except Exception as error:  # noqa: BLE001
-            print(f"{name} could not be made: {error!r}", file=sys.stderr)
-            (out / name).unlink(missing_ok=True)  # The old one shows another agent.
+    with optional(out / "learning_curve.png"):
+        draw_curves(episodes, evaluations, config, out / "learning_curve.png")
+    with optional(out / "agent.gif", out / "random.gif"):
+        record(seed, params, 0.0, config, out / "agent.gif")
+        record(seed, params, 1.0, config, out / "random.gif")
     write_zip(out)
     print(f"The files are in {out}.")
     return params

@@ -125,17 +125,18 @@ def are_old(folder, files):
 
 def test_each_old_file_is_whole_until_the_new_one_is(old, monkeypatch, no_learning):
     before = names(old)
+    later = before - {"params.pkl", "learning_curve.png"}
 
-    def interrupt(*args):
-        args[-1].write_text("half")
-        assert are_old(old, before - {"params.pkl"})
+    def interrupt(path, *args, **kwargs):
+        path.write_text("half")
+        assert are_old(old, later)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(main, "record", interrupt)
+    monkeypatch.setattr(main.iio, "imwrite", interrupt)
     with pytest.raises(KeyboardInterrupt):
         main.run(SMALL, 0, old)
     assert names(old) == before
-    assert are_old(old, before - {"params.pkl"})
+    assert are_old(old, later)
     assert main.load_params(old / "params.pkl")
 
 

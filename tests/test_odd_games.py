@@ -59,8 +59,8 @@ def play(here, capsys, no_learning, no_pictures):
         assert names(here) == FILES - set(lost)
         out, err = capsys.readouterr()
         lines = noise(err)
-        assert len(lines) == len(lost)
-        assert all(name in line for name, line in zip(lost, lines))
+        assert len(lines) == (len(lost) > 0)
+        assert all(name in lines[0] for name in lost)
         return rows(out)
 
     yield run
@@ -193,6 +193,7 @@ def fail(self):
         ("--action-bins", {"action_space": spaces.Box(-1, 1, (5,))}),
         ("--action-bins", {"action_space": spaces.Box(-1, 1, (100,))}),
         ("observations", {"observation_space": spaces.Sequence(spaces.Discrete(3))}),
+        ("observations", {"observation_space": spaces.Dict(words=main.gym.Space())}),
         ("NotImplementedError", {"__init__": fail}),
     ],
 )
