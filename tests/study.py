@@ -1,7 +1,15 @@
-"""Train agents with many seeds, and compare variants of the method on the same seeds.
+r"""Train agents with many seeds, and compare variants of the method on the same seeds.
 
     python tests/study.py --seeds 10
     python tests/study.py --seeds 10 --compare no-double "tau=0.05 target-period=1"
+
+The table of README.md comes from this command:
+
+    python tests/study.py --seed 30000 --seeds 100 --total-steps 20000 --compare \
+        no-double "tau=0.05 target-period=1" target-period=200 train-every=4 \
+        no-scale-observations rewards=raw memory-size=50000 \
+        "no-double rewards=raw no-scale-observations memory-size=50000 \
+        target-period=200 learning-rate=0.001 epsilon-decay=5000 total-steps=50000"
 
 All options of main.py can be given too; --seed is the first seed. A variant is a text
 of options without dashes: no-double stands for --no-double, tau=0.1 for --tau 0.1, and
@@ -13,6 +21,7 @@ was made with the same settings, the same number of episodes and the same main.p
 all rows are there, the study prints a table and draws study.png.
 """
 
+import argparse
 import csv
 import hashlib
 import itertools
@@ -45,10 +54,11 @@ class Row(NamedTuple):
     variant: str
     steps: int  # until its training stopped
     solved: int  # 1 if its training reached the goal, and else 0
+    last: float  # the mean return in the last evaluation of the training
     cpu_seconds: float
     mean: float  # of the returns below
     lowest: float
-    predicted: float  # the discounted return in the last evaluation of the training
+    predicted: float  # the discounted return, in the last evaluation, too
     achieved: float
     episodes: int
     returns: str  # of fresh episodes, with spaces between them
@@ -115,6 +125,7 @@ def train_agent(config, variant, seed, episodes):
         variant=variant,
         steps=last.step,
         solved=int(best_score >= config.goal),
+        last=last.score,
         cpu_seconds=round(cpu_seconds, 2),
         mean=float(returns.mean()),
         lowest=float(returns.min()),
@@ -149,6 +160,7 @@ NOTES = """
 A seed is solved if its training reached the goal, a mean return of {goal:g}. The best
 agent of each seed then played {episodes} fresh episodes: mean-return is the mean of all
 of them, lowest-mean that of the worst agent, and lowest-return the worst return of all.
+Last-mean is the mean return of the last agents, in the last evaluation of the training.
 Median-steps, most-steps and CPU-seconds (a median) tell what the training cost.
 Predicted is the discounted return that the network expected at the start of an episode,
 and achieved is what came (medians of the means in the last evaluation of the training).
@@ -192,6 +204,7 @@ def make_line(rows, default):
         "mean-return": f"{np.mean([row.mean for row in rows]):.2f}",
         "lowest-mean": f"{min(row.mean for row in rows):.2f}",
         "lowest-return": f"{min(row.lowest for row in rows):.2f}",
+        "last-mean": f"{np.mean([row.last for row in rows]):.2f}",
         "median-steps": f"{np.median(steps):.0f}",
         "most-steps": str(max(steps)),
         "predicted": f"{np.median([row.predicted for row in rows]):.2f}",
@@ -286,12 +299,19 @@ def draw_study(study, config, path):
 
 
 # %% Command line: the options of main.py, and some more
+class HelpFormatter(
+    argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter
+):
+    """Show the description as it is, and all defaults."""
+
+
 def make_parser(words):
     """Return the parser of main.py for these words, with the options of a study."""
     parser = main.make_parser(words)
     parser.prog = "study.py"
     parser.usage = "python tests/study.py [options]"
-    parser.description = "Train agents with many seeds, and compare variants."
+    parser.description = __doc__
+    parser.formatter_class = HelpFormatter
     add = parser.add_argument
     add("--seeds", type=main.whole, default=10, help="number of seeds, from --seed on")
     add("--episodes", type=main.whole, default=100, help="fresh episodes of an agent")
@@ -323,7 +343,7 @@ def make_variants(parser, args):
         for name, value in vars(args).items():
             if name not in variable and getattr(changed, name) != value:
                 parser.error(f"argument --compare: no variant may change {name}")
-        variants[text] = main.make_config(changed)
+        variants[" ".join(text.split())] = main.make_config(changed)
 
     for name, config in variants.items():
         if config.total_steps <= config.warmup_steps:

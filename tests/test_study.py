@@ -50,7 +50,8 @@ def made(seed, steps, solved=1, returns=(500.0, 500.0)):
     text = " ".join(str(number) for number in returns)
     lowest = min(returns)
     mean = float(np.mean(returns))
-    numbers = [steps, solved, 1.5, mean, lowest, 10.0 * seed, 30.0, len(returns)]
+    last = mean / 2
+    numbers = [steps, solved, last, 1.5, mean, lowest, 10.0 * seed, 30.0, len(returns)]
     return study.Row(seed, "", *numbers, text, "settings", "program")
 
 
@@ -73,6 +74,7 @@ def test_a_row_holds_what_train_and_fresh_episodes_give(tmp_path):
     assert float(row["lowest"]) == returns.min()
     assert float(row["predicted"]) == pytest.approx(last.predicted)
     assert float(row["achieved"]) == pytest.approx(last.achieved)
+    assert float(row["last"]) == pytest.approx(last.score)
     assert (tmp_path / "study.png").exists()
 
 
@@ -254,6 +256,7 @@ def test_a_line_of_the_table_by_hand():
         "mean-return": "334.67",
         "lowest-mean": "4.00",
         "lowest-return": "0.00",
+        "last-mean": "167.33",
         "median-steps": "300",
         "most-steps": "400",
         "predicted": "20.00",
@@ -304,9 +307,9 @@ def test_an_interval_holds_the_truth_as_often_as_it_says():
 def test_no_two_columns_have_one_name(trained, tmp_path, capsys):
     run(tmp_path, "--seeds", "4", "--compare", "tau=0.5 no-double")
     columns, *lines = capsys.readouterr().out.splitlines()[1:4]
-    assert len(set(columns.split())) == len(columns.split()) == 13
-    assert [line.split(maxsplit=12)[0] for line in lines] == ["3/4", "3/4"]
-    names = [line.split(maxsplit=12)[12] for line in lines]
+    assert len(set(columns.split())) == len(columns.split()) == 14
+    assert [line.split(maxsplit=13)[0] for line in lines] == ["3/4", "3/4"]
+    names = [line.split(maxsplit=13)[13] for line in lines]
     assert names == ["default", "tau=0.5 no-double"]
 
 
