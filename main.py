@@ -30,11 +30,12 @@ every update is hard to reach.
     python main.py --help                              list all settings
 
 In a notebook, run the cells, which begin with # %%, then main("--seed 1"). After a
-change, run the cells below it again. The lecture ends with the cell Training; the
-sources follow. In all cells, params is a tree of arrays, rng is a generator of random
-numbers, env is a game, and config holds the settings: config.gamma is the gamma above.
-Letters in comments are sizes: B transitions in a batch, O numbers in an observation, A
-actions.
+change, run the cells below it again, since compiled functions keep the old code. The
+lecture ends with the cell Training. Then come the sources, files and the command line.
+
+In all cells, params is a tree of arrays, rng is a generator of random numbers, env is a
+game, and config holds the settings: config.gamma is the gamma above. Letters in comments
+are sizes: B transitions in a batch, O numbers in an observation, A actions.
 """
 
 import argparse
@@ -65,14 +66,14 @@ import imageio.v3 as iio
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array, grad, jit, lax, nn, tree, vmap
+from jax import Array, grad, jit, lax, nn, random, tree, vmap
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 
 # %% Network: a multi-layer perceptron maps an observation to one Q-value per action
 def init_layer(rng, n_inputs, n_outputs, gain):
-    """Return a dense layer. With gain 1, its outputs have the size of its inputs."""
+    """Return a dense layer whose weights have the variance gain^2 / n_inputs."""
     deviation = gain / np.sqrt(n_inputs)
     weights = rng.normal(0, deviation, (n_inputs, n_outputs))
     return {"w": np.float32(weights), "b": np.zeros(n_outputs, np.float32)}
@@ -84,17 +85,17 @@ def init_params(rng, env, config):
     Its last layer is small, so that at first all Q-values are nearly 0. The scale is
     not learned: it divides observations, and measure_scale sets it.
     """
-    n_inputs = env.observation_space.shape[0]
+    width = env.observation_space.shape[0]
     n_actions = env.action_space.n
 
-    params = {"scale": np.ones(n_inputs, np.float32), "hidden": []}
+    params = {"scale": np.ones(width, np.float32), "hidden": []}
     for size in config.hidden:
-        params["hidden"].append(init_layer(rng, n_inputs, size, gain=1.0))
-        n_inputs = size
+        params["hidden"].append(init_layer(rng, width, size, gain=1.0))
+        width = size
 
-    params["output"] = init_layer(rng, n_inputs, n_actions, gain=0.01)
+    params["output"] = init_layer(rng, width, n_actions, gain=0.01)
     if config.dueling:
-        params["value"] = init_layer(rng, n_inputs, 1, gain=0.01)
+        params["value"] = init_layer(rng, width, 1, gain=0.01)
     return params
 
 
@@ -123,11 +124,19 @@ def q_values(params, obs):
 
 
 # %% Policy: use what is known, or explore
-# The course fixes how the arguments begin: rng, obs or rng, params, obs. Its rng is a key
-# of JAX. Here it is a generator of NumPy, because JAX would have to compile the draws.
+# The course fixes how the arguments begin: rng, obs or rng, params, obs.
+def make_generator(rng):
+    """Return rng if it is a generator of NumPy, and one seeded by it if it is a key of
+    JAX. This program uses NumPy, because JAX would have to compile all random draws.
+    """
+    if isinstance(rng, np.random.Generator):
+        return rng
+    return np.random.default_rng(np.asarray(random.key_data(rng)))
+
+
 def random_policy_fn(rng, obs, n_actions=2):
     """Return random actions, all equally likely: [..., O] -> [...]."""
-    return rng.integers(n_actions, size=obs.shape[:-1])
+    return make_generator(rng).integers(n_actions, size=obs.shape[:-1])
 
 
 def policy_fn(rng, params, obs):
@@ -140,6 +149,7 @@ def policy_fn(rng, params, obs):
 
 def action_fn(rng, params, obs, epsilon=0.05):
     """Return a random action with probability epsilon, otherwise the greedy one."""
+    rng = make_generator(rng)
     if rng.random() < epsilon:
         n_actions = params["output"]["b"].size
         return int(random_policy_fn(rng, obs, n_actions))
@@ -181,8 +191,8 @@ class Transition(NamedTuple):
 def reward_to_learn(reward, config):
     """Return a reward as the network learns it: scaled, clipped to [-1, 1], or raw.
 
-    Scaled rewards, the default, are multiplied by 1 - gamma. Then all Q-values are, too:
-    in CartPole they are between 0 and 1, not between 0 and 100 if gamma is 0.99.
+    Scaled rewards, the default, are multiplied by 1 - gamma. Then all Q-values are, too.
+    In CartPole, with gamma = 0.99, they lie between 0 and 1 instead of 0 and 100.
     """
     if config.rewards == "clipped":
         return jnp.clip(reward, -1, 1)
@@ -222,8 +232,8 @@ def td_error(params, target_params, transition, config):
 def td_errors(params, target_params, batch, config):
     """Return the errors of a batch, [B].
 
-    vmap applies td_error to each transition: in_axes says that only the batch, argument
-    2, has a first axis (0) to run over, and that the others (None) are shared.
+    vmap applies td_error to each transition. In in_axes, 0 stands for an argument that
+    has one entry for each transition, and None for one that all transitions share.
     """
     td_error_of_each = vmap(td_error, in_axes=(None, None, 0, None))
     return td_error_of_each(params, target_params, batch, config)
@@ -260,10 +270,10 @@ def make_optimizer(config):
         adam = optax.adam(config.learning_rate)
         optimizer = optax.flatten(adam)  # All parameters as one array: this is faster.
     else:
-        weights_only = partial(tree.map, lambda array: array.ndim == 2)  # no biases
+        weights_only = partial(tree.map, lambda array: array.ndim == 2)
         optimizer = optax.chain(
             optax.scale_by_amsgrad(),
-            optax.add_decayed_weights(0.01, mask=weights_only),
+            optax.add_decayed_weights(0.01, mask=weights_only),  # not of biases
             optax.scale_by_learning_rate(config.learning_rate),
         )
     if config.clip_value < np.inf:
@@ -308,7 +318,7 @@ def stack(transitions):
 
 def sample_batch(rng, memory, batch_size):
     """Return a random batch, in which a transition may occur more than once."""
-    indices = rng.integers(len(memory), size=batch_size)
+    indices = make_generator(rng).integers(len(memory), size=batch_size)
     return stack([memory[i] for i in indices])
 
 
@@ -337,9 +347,9 @@ class PrioritizedMemory(deque):
     What is drawn often gets a small weight in the loss: with beta = 1, the weights make
     up for the probabilities, up to a common factor in each batch.
 
-    Three things differ from the paper: it draws each transition of a batch from its own
-    part of the priorities, normalizes weights by the largest of all, and has a quarter
-    of the learning rate.
+    Schaul et al. also do three things that this memory does not: they split the sum of
+    the priorities into B equal parts and draw a transition from each, they divide by
+    the largest weight of all, and they take a quarter of the learning rate.
     """
 
     def __init__(self, size):
@@ -378,8 +388,8 @@ def make_memory(config):
 def prioritized_update(rng, learner, memory, step, config):
     """Draw a batch by priority, renew its priorities, and return the updated learner.
 
-    beta rises from 0.4 at the first of total_steps to 1 at the last one. A training
-    that ends early ends with a low beta.
+    beta rises from 0.4 at the first of total_steps to 1 at the last one. A run
+    that is solved early ends with a low beta.
     """
     beta = 0.4 + 0.6 * step / config.total_steps
     batch, weights, indices = memory.sample(rng, config.batch_size, beta)
@@ -511,11 +521,11 @@ def judge(rng, params, step, config):
     """Return the Evaluation of an agent. If it reaches the goal, which may be luck, it
     plays again, twenty times as many episodes.
     """
-    returns, *others = evaluate(rng, params, config.eval_episodes, config)
-    if returns.mean() >= config.goal:
-        returns, *others = evaluate(rng, params, 20 * config.eval_episodes, config)
-    means = [float(values.mean()) for values in (returns, *others)]
-    return Evaluation(step, *means)
+    results = evaluate(rng, params, config.eval_episodes, config)
+    if np.mean(results[0]) >= config.goal:
+        results = evaluate(rng, params, 20 * config.eval_episodes, config)
+    score, achieved, predicted = np.mean(results, axis=1).tolist()
+    return Evaluation(step, score, achieved, predicted)
 
 
 # %% Settings: the numbers that were left open so far, and what other games need
@@ -740,6 +750,8 @@ def load_agent(path):
         config = Config(**content["config"])
         # Gymnasium imports the module before a colon. No file may ask for that.
         config = replace(config, env_id=config.env_id.split(":")[-1])
+        if config.env_id not in gym.registry:
+            raise ValueError(f"its game {config.env_id} is not known; give --env-id")
         with closing(make_game(config)) as env:
             expected = init_params(np.random.default_rng(), env, config)
 
@@ -782,7 +794,7 @@ def play(seed, params, epsilon, seconds, config, render_mode):
 def record(seed, params, epsilon, config, path):
     """Write a GIF of four seconds of play, with every third pixel of the game."""
     frames, duration = play(seed, params, epsilon, 4, config, "rgb_array")
-    small = [frame[2::3, 2::3, :3] for frame in frames]
+    small = [frame[2::3, 2::3, :3] for frame in frames]  # These show CartPole's track.
     with replacing(path) as new:
         iio.imwrite(new, small, duration=duration, loop=0)
 
@@ -854,7 +866,7 @@ HEADER = f"agent{'mean':>17}{'std':>10}{'min':>10}{'episodes':>10}  goal"
 def print_score(name, params, seed, n_episodes, config):
     """Print how an agent plays, or a random one if params is None.
 
-    The episodes are fresh: with the same seed, train has other random numbers.
+    The episodes are fresh: train draws other random numbers from the same seed.
     """
     rng = np.random.default_rng([seed, 2])
     _, rewards = play_episodes(rng, params, n_episodes, config)
@@ -870,7 +882,8 @@ def run(config, seed, out):
     save_params(out / "params.pkl", params, config)
     params = load_params(out / "params.pkl")  # What is scored is what is handed in.
 
-    with closing(make_game(config)) as env:  # Training began with this network, too.
+    # Training began with the same network.
+    with closing(make_game(config)) as env:
         untrained = init_params(np.random.default_rng(seed), env, config)
     agents = {"random": None, "untrained": untrained, "trained": params}
     print(HEADER)
@@ -965,6 +978,16 @@ def checking(parser, flag):
         parser.error(f"argument {flag}: {str(error) or repr(error)}")
 
 
+def check_game(parser, config):
+    """Return the settings with the name of their game without a module. Refuse a game
+    that cannot be played, or a name that is not complete.
+    """
+    with checking(parser, "--env-id"), closing(make_game(config)) as env:
+        if not config.env_id.endswith(env.spec.id):
+            raise ValueError(f"the complete name is {env.spec.id}")
+        return replace(config, env_id=env.spec.id)
+
+
 def main(argv=None):
     """Run the command line with these words, or with those of the shell."""
     words = sys.argv[1:] if argv is None else argv
@@ -979,8 +1002,7 @@ def main(argv=None):
         parser.error("argument --total-steps: it must be above --warmup-steps")
     with checking(parser, "--seed"):
         np.random.default_rng(args.seed)
-    with checking(parser, "--env-id"), closing(make_game(config)) as env:
-        config = replace(config, env_id=env.spec.id)  # in full, and without a module
+    config = check_game(parser, config)
     if args.evaluate:
         return score_files(args.evaluate, args.seed, args.eval_episodes, args.watch)
 

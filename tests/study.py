@@ -29,9 +29,8 @@ import sys
 import tempfile
 import textwrap
 import time
-from contextlib import closing
 from copy import copy
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -348,8 +347,7 @@ def make_variants(parser, args):
     for name, config in variants.items():
         if config.total_steps <= config.warmup_steps:
             parser.error(f"argument --total-steps: {name} needs more than its warm-up")
-        with main.checking(parser, "--env-id"), closing(main.make_game(config)) as env:
-            variants[name] = replace(config, env_id=env.spec.id)  # as main.py does
+        variants[name] = main.check_game(parser, config)
     return variants
 
 

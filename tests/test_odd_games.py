@@ -206,17 +206,28 @@ def test_a_game_that_does_not_fit_is_refused(reason, attributes, play, here, cap
     assert reason in said
 
 
-@pytest.mark.parametrize("env_id", ["CartPole", "homemade:Homemade-v0"])
-def test_a_name_that_gymnasium_completes_is_refused_at_once_or_played(
-    env_id, here, monkeypatch, no_learning, no_pictures
+def test_a_name_that_is_not_complete_is_refused_at_once(here, capsys):
+    """Its settings would be those of a game of which nothing is known."""
+    assert status(f"{TINY} --env-id CartPole") == 2
+    assert "CartPole-v1" in capsys.readouterr().err.splitlines()[-1]
+    assert names(here) == set()
+
+
+def test_a_game_in_a_file_of_ones_own_is_played_and_scored(
+    here, monkeypatch, no_learning, no_pictures, capsys
 ):
     code = "import conftest\nclass Homemade(conftest.Glimpse):\n    pass\n"
     (here / "homemade.py").write_text(f"{code}conftest.register(Homemade)\n")
     monkeypatch.syspath_prepend(here)
-    if status(f"{TINY} --env-id {env_id} --out new") == 0:
-        assert names(here / "new") == FILES
-    else:
-        assert not (here / "new").exists()
+    words = "--evaluate new/params.pkl --eval-episodes 3"
+    assert status(f"{TINY} --env-id homemade:Homemade-v0 --out new") == 0
+    assert names(here / "new") == FILES
+    main.gym.registry.pop("Homemade-v0")
+    assert status(words) == 2  # The game is not known yet.
+    assert "--env-id" in capsys.readouterr().err.splitlines()[-1]
+    main.sys.modules.pop("homemade")
+    assert status(f"{words} --env-id homemade:Homemade-v0") == 0
+    assert list(rows(capsys.readouterr().out).values()) == [[1, 0, 1, 3]]
 
 
 PICTURES = {"render_modes": ["rgb_array"]}

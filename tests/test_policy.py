@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import SMALL, table
+from conftest import SMALL, same, table
 from jax import random
 
 import main
@@ -38,6 +38,21 @@ def test_epsilon_is_the_share_of_random_actions_which_the_coin_does_not_choose(e
     expected[1] += 1 - epsilon  # One random action in three is the greedy one.
     shares = np.bincount(act(epsilon), minlength=3) / 5000
     assert shares == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("kind", [random.key, random.PRNGKey])
+def test_keys_of_jax_are_generators_too(kind):
+    many = np.tile(OBS[0], (50, 1))
+    draws = [
+        lambda rng: main.random_policy_fn(rng, many, 3),
+        lambda rng: main.sample_batch(
+            rng, [main.Transition(*5 * [i]) for i in many], 9
+        ),
+        lambda rng: [main.action_fn(rng, PARAMS, OBS[0], 1.0)],
+    ]
+    for draw in draws:
+        assert same(draw(kind(0)), draw(kind(0)))
+        assert any(not same(draw(kind(0)), draw(kind(seed))) for seed in range(1, 9))
 
 
 def test_epsilon_is_a_small_share_unless_it_is_said():

@@ -100,10 +100,6 @@ def test_the_default_is_what_main_would_train(trained, tmp_path):
     args = main.make_parser(words).parse_args(words)
     assert trained == [(0, main.make_config(args))]
 
-    main.gym.register("Plain-v3", main.gym.spec("CartPole-v1").entry_point)
-    run(tmp_path, "--env-id", "Plain", "--seeds", "1")
-    assert trained[1][1].env_id == "Plain-v3"  # the full name
-
 
 @pytest.mark.parametrize(
     "words",
