@@ -43,11 +43,10 @@ def test_epsilon_is_the_share_of_random_actions_which_the_coin_does_not_choose(e
 @pytest.mark.parametrize("kind", [random.key, random.PRNGKey])
 def test_keys_of_jax_are_generators_too(kind):
     many = np.tile(OBS[0], (50, 1))
+    memory = [main.Transition(*5 * [np.float32([i])]) for i in range(50)]
     draws = [
         lambda rng: main.random_policy_fn(rng, many, 3),
-        lambda rng: main.sample_batch(
-            rng, [main.Transition(*5 * [i]) for i in many], 9
-        ),
+        lambda rng: main.sample_batch(rng, memory, 9),
         lambda rng: [main.action_fn(rng, PARAMS, OBS[0], 1.0)],
     ]
     for draw in draws:
