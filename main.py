@@ -324,8 +324,10 @@ def sample_batch(rng, memory, batch_size):
 
 def measure_scale(learner, memory):
     """Let both networks divide each number of an observation by its standard deviation
-    in the memory, so that its unit does not matter. The mean is not subtracted:
-    in CartPole, 0 is the middle of the track and the upright pole.
+    in the memory, so that its unit does not matter.
+
+    This is done once, after the warm-up. The mean is not subtracted: in CartPole, 0 is
+    the middle of the track and the upright pole.
     """
     deviation = np.std([transition.obs for transition in memory], axis=0)
     scale = np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
@@ -343,8 +345,8 @@ class PrioritizedMemory(deque):
     Probability:  P(i) = p_i^0.6 / sum_k p_k^0.6
     Weight:       w_i = (N P(i))^-beta, divided by the largest one in the batch
 
-    A new transition has the highest priority so far. N transitions are in the memory.
-    What is drawn often gets a small weight in the loss: with beta = 1, the weights make
+    A new transition has the highest error so far as its priority, and 1 before the first
+    replay. N transitions are in the memory. What is drawn often gets a small weight in the loss: with beta = 1, the weights make
     up for the probabilities, up to a common factor in each batch.
 
     Schaul et al. also do three things that this memory does not: they split the sum of
@@ -751,7 +753,9 @@ def load_agent(path):
         # Gymnasium imports the module before a colon. No file may ask for that.
         config = replace(config, env_id=config.env_id.split(":")[-1])
         if config.env_id not in gym.registry:
-            raise ValueError(f"its game {config.env_id} is not known; give --env-id")
+            raise ValueError(
+                f"its game {config.env_id} is not known; give its --env-id"
+            )
         with closing(make_game(config)) as env:
             expected = init_params(np.random.default_rng(), env, config)
 
@@ -837,10 +841,13 @@ def optional(*paths):
             path.unlink(missing_ok=True)  # An old one shows another agent.
 
 
-def write_zip(out):
+def write_zip(out, config):
     """Pack this program, its documents and tests, and the files of the run."""
     program = Path(globals().get("__file__", "main.py"))  # A notebook has no file.
     files = {"main.py": program}
+    own_game = program.with_name(config.env_id.split(":")[0] + ".py")
+    if own_game.exists():
+        files[own_game.name] = own_game
     for name in ("README.md", "requirements.txt", "tests/requirements.txt"):
         files[name] = program.parent / name
     for path in sorted(program.parent.glob("tests/[a-z]*.py")):
@@ -851,9 +858,8 @@ def write_zip(out):
     with replacing(out / "hand-in.zip") as new, zipfile.ZipFile(new, "w") as archive:
         for name, path in files.items():
             if path.exists():
-                entry = zipfile.ZipInfo(
-                    name
-                )  # with a fixed date: same files, same bytes
+                # The date of this entry is fixed: the same files, the same bytes.
+                entry = zipfile.ZipInfo(name)
                 archive.writestr(entry, path.read_bytes())
             else:
                 print(f"hand-in.zip lacks {name}, which does not exist.")
@@ -899,7 +905,7 @@ def run(config, seed, out):
     with optional(out / "agent.gif", out / "random.gif"):
         record(seed, params, 0.0, config, out / "agent.gif")
         record(seed, params, 1.0, config, out / "random.gif")
-    write_zip(out)
+    write_zip(out, config)
     print(f"The files are in {out}.")
     return params
 
@@ -945,8 +951,9 @@ def make_parser(words):
         "main.py",
         usage="python main.py [options]",
         description="Train a Deep Q-Network, and write all files of the hand-in.",
-        epilog="For a game of your own, write mygame.py with a gymnasium.Env and "
-        "gymnasium.register('My-v0', MyEnv); play it by --env-id mygame:My-v0.",
+        epilog="For a game of your own, write mygame.py beside main.py, with a "
+        "gymnasium.Env and gymnasium.register('My-v0', MyEnv). Then give --env-id "
+        "mygame:My-v0, to train as well as to --evaluate.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
         parents=[game],
@@ -979,13 +986,10 @@ def checking(parser, flag):
 
 
 def check_game(parser, config):
-    """Return the settings with the name of their game without a module. Refuse a game
-    that cannot be played, or a name that is not complete.
-    """
+    """Refuse a game that cannot be played, or whose name is not complete."""
     with checking(parser, "--env-id"), closing(make_game(config)) as env:
         if not config.env_id.endswith(env.spec.id):
             raise ValueError(f"the complete name is {env.spec.id}")
-        return replace(config, env_id=env.spec.id)
 
 
 def main(argv=None):
@@ -1002,7 +1006,7 @@ def main(argv=None):
         parser.error("argument --total-steps: it must be above --warmup-steps")
     with checking(parser, "--seed"):
         np.random.default_rng(args.seed)
-    config = check_game(parser, config)
+    check_game(parser, config)
     if args.evaluate:
         return score_files(args.evaluate, args.seed, args.eval_episodes, args.watch)
 

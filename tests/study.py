@@ -347,7 +347,7 @@ def make_variants(parser, args):
     for name, config in variants.items():
         if config.total_steps <= config.warmup_steps:
             parser.error(f"argument --total-steps: {name} needs more than its warm-up")
-        variants[name] = main.check_game(parser, config)
+        main.check_game(parser, config)
     return variants
 
 

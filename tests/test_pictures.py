@@ -138,9 +138,9 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def pack(out):
+def pack(out, env_id="CartPole-v1"):
     """Write the zip. Return its bytes and the names of what it holds."""
-    main.write_zip(out)
+    main.write_zip(out, main.Config(env_id=env_id))
     with zipfile.ZipFile(out / "hand-in.zip") as archive:
         content = {name: archive.read(name).decode() for name in archive.namelist()}
     assert all(name == text for name, text in content.items())
@@ -152,6 +152,13 @@ def test_the_zip_holds_the_hand_in_without_the_rubbish_beside_it(home, capsys):
     assert pack(home)[1] == PROGRAM | RESULTS
     assert names(home) == before | {"hand-in.zip"}
     assert capsys.readouterr().out == ""
+
+
+def test_the_zip_holds_a_game_of_ones_own(home):
+    (home / "mygame.py").write_text("mygame.py")
+    assert pack(home)[1] == PROGRAM | RESULTS
+    assert pack(home, "mygame:My-v0")[1] == PROGRAM | RESULTS | {"mygame.py"}
+    assert pack(home, "minigrid:Empty-v0")[1] == PROGRAM | RESULTS
 
 
 def test_the_zip_has_the_same_bytes_again_also_in_a_notebook(home, monkeypatch):
