@@ -754,7 +754,7 @@ def load_agent(path):
         config = replace(config, env_id=config.env_id.split(":")[-1])
         if config.env_id not in gym.registry:
             raise ValueError(
-                f"its game {config.env_id} is not known; give its --env-id"
+                f"its game {config.env_id} is not known; give --env-id"
             )
         with closing(make_game(config)) as env:
             expected = init_params(np.random.default_rng(), env, config)
