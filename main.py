@@ -34,8 +34,8 @@ change, run the cells below it again, since compiled functions keep the old code
 lecture ends with the cell Training. Then come the sources, files and the command line.
 
 In all cells, params is a tree of arrays, rng is a generator of random numbers, env is a
-game, and config holds the settings: config.gamma is the gamma above. Letters in comments
-are sizes: B transitions in a batch, O numbers in an observation, A actions.
+game, and config holds the settings: config.gamma is the gamma above. Letters in
+comments are sizes: B transitions in a batch, O numbers in an observation, A actions.
 """
 
 import argparse
@@ -157,7 +157,7 @@ def action_fn(rng, params, obs, epsilon=0.05):
 
 
 def epsilon_at(step, config):
-    """Return epsilon: 1 in the warm-up, then it falls from epsilon_start to epsilon_end.
+    """Return epsilon: 1 in the warm-up, then a fall from epsilon_start to epsilon_end.
 
     After t steps of the fall, this part of it remains:
         linear:       1 - t / epsilon_decay, but not less than 0
@@ -191,7 +191,7 @@ class Transition(NamedTuple):
 def reward_to_learn(reward, config):
     """Return a reward as the network learns it: scaled, clipped to [-1, 1], or raw.
 
-    Scaled rewards, the default, are multiplied by 1 - gamma. Then all Q-values are, too.
+    Scaled rewards, the default, are multiplied by 1 - gamma. So are all Q-values, then.
     In CartPole, with gamma = 0.99, they lie between 0 and 1 instead of 0 and 100.
     """
     if config.rewards == "clipped":
@@ -345,9 +345,10 @@ class PrioritizedMemory(deque):
     Probability:  P(i) = p_i^0.6 / sum_k p_k^0.6
     Weight:       w_i = (N P(i))^-beta, divided by the largest one in the batch
 
-    A new transition has the highest error so far as its priority, and 1 before the first
-    replay. N transitions are in the memory. What is drawn often gets a small weight in the loss: with beta = 1, the weights make
-    up for the probabilities, up to a common factor in each batch.
+    A new transition has the highest error so far as its priority, or 1 before the first
+    replay. N transitions are in the memory. What is drawn often gets a small weight in
+    the loss: with beta = 1, the weights make up for the probabilities, up to a common
+    factor in each batch.
 
     Schaul et al. also do three things that this memory does not: they split the sum of
     the priorities into B equal parts and draw a transition from each, they divide by
@@ -753,9 +754,7 @@ def load_agent(path):
         # Gymnasium imports the module before a colon. No file may ask for that.
         config = replace(config, env_id=config.env_id.split(":")[-1])
         if config.env_id not in gym.registry:
-            raise ValueError(
-                f"its game {config.env_id} is not known; give --env-id"
-            )
+            raise ValueError(f"its game {config.env_id} is not known; give --env-id")
         with closing(make_game(config)) as env:
             expected = init_params(np.random.default_rng(), env, config)
 
