@@ -241,3 +241,17 @@ def test_the_command_line_plays_the_game_of_a_file_or_refuses_it(path, capsys):
     assert status(["--evaluate", path]) == 2
     assert "--evaluate" in capsys.readouterr().err.splitlines()[-1]
     assert names(path.parent) == {path.name}
+
+
+def test_many_files_are_scored_in_a_row_each_also_if_one_cannot_be(path, capsys):
+    main.save_params("good.pkl", *new_params(env_id="Corridor-v0", goal=4.0))
+    main.save_params("better.pkl", *new_params(env_id="Corridor-v0", goal=4.1))
+    path.write_bytes(HOSTILE["GLOBAL"])
+    words = f"--evaluate good.pkl {path} better.pkl --eval-episodes 3"
+    assert status(words) == 2
+    out, err = capsys.readouterr()
+    assert list(rows(out)) == ["good.pkl", "better.pkl"]
+    goals = [line.split(maxsplit=5)[5] for line in out.splitlines()[1:]]
+    assert goals == ["reached", "not reached"]
+    assert str(path) in err
+    assert status(words.replace(str(path), "")) == 0

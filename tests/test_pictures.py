@@ -116,6 +116,27 @@ def test_the_figure_of_very_little_is_drawn_to_the_same_bytes(episodes, tmp_path
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
+def test_an_agent_is_watched_in_a_window_or_the_lack_of_a_display_is_said(
+    monkeypatch, capsys, watch
+):
+    shown = watch("play", lambda *args: None)
+    monkeypatch.setattr(main.sys, "platform", "linux")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    main.watch(0, *new_params())
+    assert shown == []
+    assert "display" in capsys.readouterr().err
+
+    monkeypatch.setenv("DISPLAY", ":7")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    for _ in range(2):
+        main.watch(0, *new_params())
+    assert [args[-1] for args, _ in shown] == ["human", "human"]
+    assert "SDL_VIDEODRIVER" not in main.os.environ
+    assert capsys.readouterr().err == ""
+
+
 RESULTS = FILES - {"hand-in.zip"}
 PROGRAM = {
     "main.py", "README.md", "requirements.txt", "tests/requirements.txt",
