@@ -52,11 +52,12 @@ def test_layers_have_the_sizes_that_were_asked_for_and_are_float32():
 
 
 def test_weights_keep_the_variance_and_differ_by_layer_and_by_seed():
-    params, _ = new_params(hidden=(200, 200, 200))
-    other, _ = new_params(1, hidden=(200, 200, 200))
-    assert same(params, new_params(hidden=(200, 200, 200))[0])
-    one, two = params["hidden"][1:]
-    assert one["w"].var() == pytest.approx(1 / 200, rel=0.05)
+    sizes = {"hidden": (100, 400, 100, 400)}
+    params, _ = new_params(**sizes)
+    other, _ = new_params(1, **sizes)
+    assert same(params, new_params(**sizes)[0])
+    _, one, _, two = params["hidden"]
+    assert one["w"].var() == pytest.approx(1 / 100, rel=0.05)
     assert not one["b"].any()
     for layer in (two, other["hidden"][1]):
         assert abs(np.corrcoef(one["w"].ravel(), layer["w"].ravel())[0, 1]) < 0.05

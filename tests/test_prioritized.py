@@ -56,10 +56,10 @@ def test_what_is_new_has_the_highest_priority_yet(replay):
     memory.append(step(0))
     memory.append(step(1))
     assert memory.priorities[0] == memory.priorities[1] > 0
-    replay(memory, errors=-7.0)
+    replay(memory, errors=-0.7)
     replay(memory, errors=0.5)
     memory.append(step(2))
-    assert list(memory.priorities) == pytest.approx([0.5, 0.5, 7.0], abs=1e-3)
+    assert list(memory.priorities) == pytest.approx([0.5, 0.5, 0.7], abs=1e-3)
 
 
 def test_what_was_predicted_exactly_can_be_drawn_again(replay):
