@@ -106,7 +106,8 @@ def test_help_says_what_an_option_means_and_its_default(
 @pytest.mark.parametrize(
     "words",
     [
-        "--gamma 2", "--gamma nan", "--gamma", "--tau -1", "--epsilon-end 1.1",
+        "--gamma 2", "--gamma 1", "--gamma nan", "--gamma", "--tau -1",
+        "--epsilon-end 1.1", "--learning-rate nan",
         "--seed x", "--seed -1", "--batch-size 0", "--batch-size 1e3", "--hidden",
         "--hidden 8 0", "--hidden eight", "--loss cubic", "--learning-rate 0",
         "--goal high", "--total-steps 300 --warmup-steps 300", "--sed 1", "--gam 0.9",
