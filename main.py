@@ -59,7 +59,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # The network is too small for a 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # Games are drawn without a window
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # and without sound.
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
-    os.environ["MPLBACKEND"] = "agg"  # A notebook's may be missing here.
+    os.environ["MPLBACKEND"] = "agg"  # Notebooks set one that may be missing.
 
 import chex
 import gymnasium as gym
@@ -83,8 +83,8 @@ def init_layer(rng, n_inputs, n_outputs, gain):
 def init_params(rng, env, config):
     """Return the parameters of a network for this game that has not learned yet.
 
-    Its last layer is small, so that at first all Q-values are nearly 0. The scale is
-    not learned: it divides observations, and measure_scale sets it.
+    Its last layer is small, so that at first all Q-values are nearly 0. Observations
+    are divided by the scale, which measure_scale sets.
     """
     width = env.observation_space.shape[0]
     n_actions = env.action_space.n
@@ -105,7 +105,7 @@ def dense(layer, x):
     return x @ layer["w"] + layer["b"]
 
 
-@jit
+@jit  # JAX compiles this, once for each shape of the arguments.
 def q_values(params, obs):
     """Return Q(s, a) for every action: [..., O] -> [..., A].
 
@@ -113,9 +113,9 @@ def q_values(params, obs):
         Q(s, a) = value(s) + advantage(s, a) - mean_a' advantage(s, a')
     In Wang et al. (2016) both have hidden layers of their own. Here they share them.
     """
-    x = obs / lax.stop_gradient(params["scale"])
+    x = obs / lax.stop_gradient(params["scale"])  # It is measured, not learned.
     for layer in params["hidden"]:
-        x = nn.silu(dense(layer, x))
+        x = nn.silu(dense(layer, x))  # silu(x) = x sigmoid(x)
 
     if "value" not in params:
         return dense(params["output"], x)
@@ -218,12 +218,13 @@ def td_error(params, target_params, transition, config):
     chex.assert_rank([obs, action, reward], [1, 0, 0])  # one transition, not a batch
 
     next_values = q_values(target_params, next_obs)
-    next_value = jnp.max(next_values)
     if config.double:
         next_action = jnp.argmax(q_values(params, next_obs))
-        next_value = next_values[next_action]
+    else:
+        next_action = jnp.argmax(next_values)
+
     r = reward_to_learn(reward, config)
-    y = r + config.gamma * (1 - terminated) * next_value
+    y = r + config.gamma * (1 - terminated) * next_values[next_action]
 
     # Only the prediction learns. For the gradient, the target y is a constant.
     return lax.stop_gradient(y) - q_values(params, obs)[action]
@@ -264,9 +265,10 @@ class Learner(NamedTuple):
 
 
 def make_optimizer(config):
-    """Return Adam (Kingma and Ba 2015), or AdamW with AMSGrad (Loshchilov and Hutter
-    2019, Reddi et al. 2018) as optax has them, with a decay of 0.01. Numbers in a
-    gradient may be clipped first, to a limit above and below 0.
+    """Return Adam (Kingma and Ba 2015), or AdamW (Loshchilov and Hutter 2019) with
+    AMSGrad (Reddi et al. 2018) and a weight decay of 0.01, as optax has them.
+
+    Each number of a gradient may be clipped to [-clip_value, clip_value] first.
     """
     if config.optimizer == "adam":
         adam = optax.adam(config.learning_rate)
@@ -715,7 +717,7 @@ def train(config, seed, quiet=False):
 #     observations     pixels of four frames        four numbers, scaled
 #     network          convolutions, ReLU           perceptron, SiLU, small last layer
 #     rewards          clipped to [-1, 1]           multiplied by 1 - gamma
-#     the game is over when a life is lost, too     not when the time is up
+#     game over        also when a life is lost     not when the time is up
 #     error            clipped to [-1, 1]           Huber loss: the same gradient
 #     optimizer        RMSProp, rate 0.00025        Adam, rate 0.005
 #     a batch          32, every 4 actions          64, after every action
@@ -910,7 +912,7 @@ def run(config, seed, out):
         print_score(name, agent, seed, config.eval_episodes, config)
     best_score = max(evaluation.score for evaluation in evaluations)
     if best_score < config.goal < np.inf:
-        print(f"The goal of {config.goal} was not reached, only {best_score:.2f}.")
+        print(f"In training, the best was {best_score:.2f}, below the goal.")
         print("More --total-steps or another --seed may help.")
 
     with optional(out / "learning_curve.png"):

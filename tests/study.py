@@ -166,10 +166,11 @@ and achieved is what came (medians of the means in the last evaluation of the tr
 
 Steps-ratio is the geometric mean, over the seeds, of the steps divided by those of the
 default. Its 95% bootstrap interval goes from ratio-from to ratio-to; it needs {least}
-seeds. A training that does not reach the goal spends its budget, and would need more
-steps. If only the variant has such seeds, the ratio is above the number after >. If
-only the default has them, it is below the number after <. If both have them, nothing
-is known about it, and the table shows a dash."""
+seeds, and is too narrow if there are few: it holds the truth in 84% of cases with 5
+seeds and in 90% with 10. A training that does not reach the goal spends its budget, and
+might have needed more. If only the variant has such seeds, the ratio is above the
+number after >. If only the default has them, it is below the number after <. If both
+have them, nothing is known about it, and the table shows a dash."""
 
 
 def compare_steps(rows, default):

@@ -264,7 +264,8 @@ def test_what_cannot_be_drawn_costs_its_picture_and_a_line(
     lost, attributes, play, watch, here
 ):
     watch("record", RECORD)
-    (here / "agent.gif").write_text("the picture of another agent")
+    for name in ("agent.gif", "random.gif"):
+        (here / name).write_text("a picture of another agent or another game")
     pictures = ["agent.gif", "random.gif"][:lost]
     table = play(type("Shown", (Drawn,), attributes), lost=pictures)
     assert table["trained"][2] >= 5
