@@ -811,9 +811,10 @@ def play(seed, params, epsilon, seconds, config, render_mode):
 
 
 def record(seed, params, epsilon, config, path):
-    """Write a GIF of four seconds of play, with every third pixel of the game."""
+    """Write a GIF of four seconds of play, about 200 pixels wide."""
     frames, duration = play(seed, params, epsilon, 4, config, "rgb_array")
-    small = [frame[2::3, 2::3, :3] for frame in frames]  # These show CartPole's track.
+    n = max(1, frames[0].shape[1] // 200)
+    small = [frame[n - 1 :: n, n - 1 :: n, :3] for frame in frames]
     with replacing(path) as new:
         iio.imwrite(new, small, duration=duration, loop=0)
 
@@ -894,6 +895,8 @@ def print_score(name, params, seed, n_episodes, config):
     returns = rewards.sum(axis=0)
     numbers = f"{returns.mean():10.2f}{returns.std():10.2f}{returns.min():10.2f}"
     goal = "reached" if returns.mean() >= config.goal else "not reached"
+    if config.goal == np.inf:
+        goal = "none"
     print(f"{name:12}{numbers}{n_episodes:10}  {goal}")
 
 
@@ -967,8 +970,8 @@ def make_parser(words):
         usage="python main.py [options]",
         description="Train a Deep Q-Network, and write all files of the hand-in.",
         epilog="For a game of your own, write mygame.py beside main.py, with a "
-        "gymnasium.Env and gymnasium.register('My-v0', MyEnv). Then give --env-id "
-        "mygame:My-v0, to train as well as to --evaluate.",
+        "gymnasium.Env (GIFs need its render) and gymnasium.register('My-v0', MyEnv). "
+        "Then give --env-id mygame:My-v0, to train as well as to --evaluate.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
         parents=[game],
