@@ -68,6 +68,7 @@ def test_a_recording_is_greedy_or_random_and_strings_episodes_together(tmp_path)
     assert set(greedy[1:]) == {2}
     assert set(random[1:]) == {0, 2}
     assert random_ends[-1] == pytest.approx(ends[-1])
+    assert iio.imread(tmp_path / "agent.gif", index=0).shape[:2] == (30, 60)
 
 
 def test_a_recording_shows_cartpole_as_gymnasium_draws_it_and_repeats(tmp_path):
