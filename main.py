@@ -223,8 +223,11 @@ def td_error(params, target_params, transition, config):
     else:
         next_action = jnp.argmax(next_values)
 
+    # A value above q_limit is an error that would raise others, and so itself again.
+    limit = config.q_limit * reward_to_learn(1.0, config)
+    next_value = jnp.minimum(next_values[next_action], limit)
     r = reward_to_learn(reward, config)
-    y = r + config.gamma * (1 - terminated) * next_values[next_action]
+    y = r + config.gamma * (1 - terminated) * next_value
 
     # Only the prediction learns. For the gradient, the target y is a constant.
     return lax.stop_gradient(y) - q_values(params, obs)[action]
@@ -596,6 +599,7 @@ class Config:
     )
     gamma: float = option(0.99, "discount of a reward one step later", type=discount)
     double: bool = option(True, "use the target of Double DQN")
+    q_limit: float = option(1_000.0, "limit of returns in targets", type=positive)
     loss: str = option("huber", "cost of an error", choices=("huber", "squared"))
     optimizer: str = option("adam", "adamw includes AMSGrad", choices=("adam", "adamw"))
     learning_rate: float = option(5e-3, "step size of the optimizer", type=positive)
@@ -621,6 +625,7 @@ OTHER = Config(  # for games that are not in the list below
     goal=np.inf,
     epsilon_decay=5_000.0,
     gamma=0.98,
+    q_limit=np.inf,
     learning_rate=2e-3,
     target_period=1,
     tau=0.01,
@@ -713,7 +718,7 @@ def train(config, seed, quiet=False):
 #
 # The DQN of Mnih et al. plays Atari games. It differs from the defaults for CartPole:
 #                      Mnih et al. 2015             here
-#     target           DQN                          Double DQN
+#     target           DQN, without a limit         Double DQN, limited by q_limit
 #     observations     pixels of four frames        four numbers, scaled
 #     network          convolutions, ReLU           perceptron, SiLU, small last layer
 #     rewards          clipped to [-1, 1]           multiplied by 1 - gamma

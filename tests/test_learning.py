@@ -46,6 +46,14 @@ def test_the_td_error_equals_the_one_worked_by_hand():
     assert error_of(step(), Config(**PLAIN, double=False)) == 1 + 0.5 * 8
 
 
+def test_a_value_above_the_limit_counts_as_the_limit():
+    """Where rewards are halved, the limit is, too."""
+    low = {**PLAIN, "double": False, "q_limit": 6.0}
+    assert error_of(step(), Config(**low)) == 1 + 0.5 * 6
+    assert error_of(step(terminated=True, reward=9.0), Config(**low)) == 9
+    assert error_of(step(), Config(**low | {"rewards": "scaled"})) == 0.5 + 0.5 * 3
+
+
 @pytest.mark.parametrize(
     ("rewards", "learned"),
     [
