@@ -920,7 +920,7 @@ def run(config, seed, out):
         print_score(name, agent, seed, config.eval_episodes, config)
     best_score = max(evaluation.score for evaluation in evaluations)
     if best_score < config.goal < np.inf:
-        print(f"In training, the best was {best_score:.2f}, below the goal.")
+        print(f"The best in training was {best_score:.2f}. The goal is {config.goal}.")
         print("More --total-steps or another --seed may help.")
 
     with optional(out / "learning_curve.png"):
