@@ -21,8 +21,8 @@ learns by moving its prediction, the left side, towards the right side. At each 
     Evaluate.  From time to time, play without random actions. Stop if all goes well.
 
 The batch is random because successive steps are too much alike. The Q-values on the
-right side come from the target network, an older copy of the network, because
-predictions that follow themselves can run away.
+right side come from the target network, an older copy of the network: if each update
+moved the target as well as the prediction, both could run away.
 
     python main.py                                     train, and write all files
     python main.py --evaluate params.pkl               score trained parameters
@@ -160,7 +160,7 @@ def action_fn(rng, params, obs, epsilon=0.05):
 def epsilon_at(step, config):
     """Return epsilon: 1 in the warm-up, then a fall from epsilon_start to epsilon_end.
 
-    After t steps of the fall, (epsilon - end) / (start - end) is
+    After t steps, epsilon = end + (start - end) remaining, where remaining is
         linear:       1 - t / epsilon_decay, but not less than 0
         exponential:  exp(-t / epsilon_decay)
     """
@@ -223,7 +223,7 @@ def td_error(params, target_params, transition, config):
     else:
         next_action = jnp.argmax(next_values)
 
-    # A value above q_limit is an error that would raise others, and so itself again.
+    # A value far above all returns is an error, which bootstrapping would spread.
     limit = config.q_limit * reward_to_learn(1.0, config)
     next_value = jnp.minimum(next_values[next_action], limit)
     r = reward_to_learn(reward, config)
@@ -248,7 +248,7 @@ def loss_fn(params, target_params, batch, config, weights):
     """Return the mean of weight times loss over the transitions of a batch.
 
     An error e costs e^2 / 2. The Huber loss is gentler if |e| > 1: it is |e| - 1/2.
-    With scaled rewards, such errors are rare.
+    With the scaled rewards of CartPole, such errors are rare.
     """
     errors = td_errors(params, target_params, batch, config)
     if config.loss == "huber":
@@ -298,8 +298,8 @@ def init_learner(params, config):
 def update_fn(learner, batch, config, weights=1.0):
     """Return the learner after one step of gradient descent on a batch.
 
-    After each target_period of updates, the target network moves to the online one, by
-    a share tau of the way:
+    Every target_period updates, the target network goes a share tau of the way to the
+    online one:
         target <- (1 - tau) target + tau params
     With tau = 1 it is copied (Mnih et al. 2015). A small tau after each update lets it
     follow softly instead (Lillicrap et al. 2016).
@@ -524,7 +524,7 @@ class Evaluation(NamedTuple):
     step: int
     score: float  # the return
     achieved: float  # the discounted return
-    predicted: float  # what the network took the discounted return to be
+    predicted: float  # what the network took it to be, without a time limit
 
 
 def judge(rng, params, step, config):
@@ -806,7 +806,7 @@ def play(seed, params, epsilon, seconds, config, render_mode):
         steps_per_frame = max(1, round(fps / 10))
         obs, _ = env.reset(seed=draw_seed(rng))
         for step in range(round(seconds * fps)):
-            if step % steps_per_frame == 0:
+            if step % steps_per_frame == 0 and render_mode == "rgb_array":
                 frames.append(env.render())
             action = action_fn(rng, params, obs, epsilon)
             obs, _, terminated, truncated, _ = env.step(action)
@@ -866,7 +866,7 @@ def write_zip(out, config):
     """Pack this program, its documents and tests, and the files of the run."""
     program = Path(globals().get("__file__", "main.py"))  # A notebook has no file.
     files = {"main.py": program}
-    own_game = program.with_name(config.env_id.split(":")[0] + ".py")
+    own_game = program.parent / (config.env_id.split(":")[0] + ".py")
     if own_game.exists():
         files[own_game.name] = own_game
     for name in ("README.md", "requirements.txt", "tests/requirements.txt"):

@@ -180,7 +180,8 @@ def test_the_zip_holds_a_game_of_ones_own(home):
     (home / "mygame.py").write_text("mygame.py")
     assert pack(home)[1] == PROGRAM | RESULTS
     assert pack(home, "mygame:My-v0")[1] == PROGRAM | RESULTS | {"mygame.py"}
-    assert pack(home, "minigrid:Empty-v0")[1] == PROGRAM | RESULTS
+    for name in ("minigrid:Empty-v0", "ALE/Pong-v5", "ale_py:ALE/Pong-v5"):
+        assert pack(home, name)[1] == PROGRAM | RESULTS
 
 
 def test_the_zip_has_the_same_bytes_again_also_in_a_notebook(home, monkeypatch):
