@@ -81,7 +81,7 @@ def init_layer(rng, n_inputs, n_outputs, gain):
 
 
 def init_params(rng, env, config):
-    """Return the parameters of a network for this game that has not learned yet.
+    """Return the parameters of a new network for this game.
 
     Its last layer is small, so that at first all Q-values are nearly 0. Observations
     are divided by the scale, which measure_scale sets.
@@ -209,6 +209,7 @@ def td_error(params, target_params, transition, config):
         DQN:         y = r + gamma max_a' Q_target(s', a')
         Double DQN:  y = r + gamma Q_target(s', argmax_a' Q(s', a'))
         At the end:  y = r
+    Values of Q_target above a limit, q_limit, count as this limit.
 
     A maximum prefers values that are too high by chance. In Double DQN (van Hasselt et
     al. 2016), the default, the online network chooses a' and the target network judges
@@ -351,10 +352,10 @@ class PrioritizedMemory(deque):
 
     Priority:     p_i = |error of transition i when it was last replayed| + 10^-6
     Probability:  P(i) = p_i^0.6 / sum_k p_k^0.6
-    Weight:       w_i = (N P(i))^-beta, divided by the largest one in the batch
+    Weight:       w_i = (M P(i))^-beta, divided by the largest one in the batch
 
     A new transition has the highest error so far as its priority, or 1 before the first
-    replay. N transitions are in the memory. What is drawn often gets a small weight in
+    replay. M transitions are in the memory. What is drawn often gets a small weight in
     the loss: with beta = 1, the weights make up for the probabilities, up to a common
     factor in each batch.
 
@@ -599,7 +600,7 @@ class Config:
     )
     gamma: float = option(0.99, "discount of a reward one step later", type=discount)
     double: bool = option(True, "use the target of Double DQN")
-    q_limit: float = option(1_000.0, "limit of returns in targets", type=positive)
+    q_limit: float = option(1_000.0, "largest return in a target", type=positive)
     loss: str = option("huber", "cost of an error", choices=("huber", "squared"))
     optimizer: str = option("adam", "adamw includes AMSGrad", choices=("adam", "adamw"))
     learning_rate: float = option(5e-3, "step size of the optimizer", type=positive)
@@ -654,7 +655,8 @@ GAMES = {config.env_id: config for config in TUNED}
 
 # %% Training: act, remember, learn, evaluate
 def train(config, seed, quiet=False):
-    """Train an agent until it reaches the goal. The seed decides all that is random.
+    """Train an agent until it reaches the goal or has taken total_steps. The
+    seed decides all that is random.
 
     Return its best parameters, a list with the step and return of each episode, and a
     list of evaluations.
@@ -720,6 +722,7 @@ def train(config, seed, quiet=False):
 #                      Mnih et al. 2015             here
 #     target           DQN, without a limit         Double DQN, limited by q_limit
 #     observations     pixels of four frames        four numbers, scaled
+#     an action        is repeated for four frames  is taken once
 #     network          convolutions, ReLU           perceptron, SiLU, small last layer
 #     rewards          clipped to [-1, 1]           multiplied by 1 - gamma
 #     game over        also when a life is lost     not when the time is up
@@ -746,7 +749,7 @@ def replacing(path):
 
 
 def save_params(path, params, config):
-    """Write parameters and settings as dictionaries, lists, strings and numbers.
+    """Write parameters and settings in dictionaries, lists, strings and numbers.
 
     Raise a ValueError, and write nothing, if load_agent could not read the file.
     """

@@ -11,9 +11,10 @@ The table of README.md comes from this command:
         "no-double rewards=raw no-scale-observations memory-size=50000 \
         target-period=200 learning-rate=0.001 epsilon-decay=5000 total-steps=50000"
 
-All options of main.py can be given too; --seed is the first seed. A variant is a text
-of options without dashes: no-double stands for --no-double, tau=0.1 for --tau 0.1, and
-hidden=64,64 for --hidden 64 64. A variant is trained with these options changed.
+All options of main.py but --evaluate and --watch can be given, too; --seed is the first
+seed. A variant is a text of options without dashes: no-double stands for --no-double,
+tau=0.1 for --tau 0.1, and hidden=64,64 for --hidden 64 64. A variant is trained with
+these options changed, and is not tuned anew.
 
 Each agent becomes a row of study.csv in the folder --out, as soon as it is trained. A
 study that was stopped goes on with the rows that are there, but a row counts only if it
@@ -159,18 +160,19 @@ NOTES = """
 A seed is solved if its training reached the goal, a mean return of {goal:g}. The best
 agent of each seed then played {episodes} fresh episodes: mean-return is the mean of all
 of them, lowest-mean that of the worst agent, and lowest-return the worst return of all.
-Last-mean is the mean return of the last agents, in the last evaluation of the training.
+Last-mean is the mean return of the last agents, in the last evaluation of the training,
+which is also the best one if the seed is solved.
 Median-steps, most-steps and CPU-seconds (a median) tell what the training cost.
 Predicted is the discounted return that the network expected at the start of an episode,
 and achieved is what came (medians of the means in the last evaluation of the training).
 
 Steps-ratio is the geometric mean, over the seeds, of the steps divided by those of the
 default. Its 95% bootstrap interval goes from ratio-from to ratio-to; it needs {least}
-seeds, and is too narrow if there are few: it holds the truth in 84% of cases with 5
-seeds and in 90% with 10. A training that does not reach the goal spends its budget, and
-might have needed more. If only the variant has such seeds, the ratio is above the
-number after >. If only the default has them, it is below the number after <. If both
-have them, nothing is known about it, and the table shows a dash."""
+seeds, and is too narrow if there are few: if the logarithms are normal, it holds the
+truth in 84% of cases with 5 seeds and in 90% with 10. A training that does not reach
+the goal spends its budget, and might have needed more. If only the variant has such
+seeds, the ratio is above the number after >. If only the default has them, it is below
+the number after <. If both have them, nothing is known, and the table shows a dash."""
 
 
 def compare_steps(rows, default):
