@@ -655,11 +655,10 @@ GAMES = {config.env_id: config for config in TUNED}
 
 # %% Training: act, remember, learn, evaluate
 def train(config, seed, quiet=False):
-    """Train an agent until it reaches the goal or has taken total_steps. The
-    seed decides all that is random.
+    """Train an agent until it reaches the goal, or for total_steps, with this seed.
 
     Return its best parameters, a list with the step and return of each episode, and a
-    list of evaluations.
+    list of evaluations. The seed decides all that is random.
     """
     rng = np.random.default_rng(seed)
     eval_rng = np.random.default_rng([seed, 1])  # Evaluations do not disturb training.
