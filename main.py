@@ -105,7 +105,7 @@ def dense(layer, x):
     return x @ layer["w"] + layer["b"]
 
 
-@jit  # JAX compiles this, once for each shape of the arguments.
+@jit  # JAX compiles this, once for each shape and type of arguments.
 def q_values(params, obs):
     """Return Q(s, a) for every action: [..., O] -> [..., A].
 
@@ -158,9 +158,9 @@ def action_fn(rng, params, obs, epsilon=0.05):
 
 
 def epsilon_at(step, config):
-    """Return epsilon: 1 in the warm-up, then a fall from epsilon_start to epsilon_end.
+    """Return epsilon: 1 in the warm-up, then a fall from epsilon_start towards its end.
 
-    After t steps, epsilon = end + (start - end) remaining, where remaining is
+    After t steps of the fall, epsilon = end + (start - end) remaining, where this is
         linear:       1 - t / epsilon_decay, but not less than 0
         exponential:  exp(-t / epsilon_decay)
     """
@@ -209,7 +209,7 @@ def td_error(params, target_params, transition, config):
         DQN:         y = r + gamma max_a' Q_target(s', a')
         Double DQN:  y = r + gamma Q_target(s', argmax_a' Q(s', a'))
         At the end:  y = r
-    Values of Q_target above a limit, q_limit, count as this limit.
+    Q_target counts at most as q_limit, which is scaled as the rewards are.
 
     A maximum prefers values that are too high by chance. In Double DQN (van Hasselt et
     al. 2016), the default, the online network chooses a' and the target network judges
@@ -600,7 +600,7 @@ class Config:
     )
     gamma: float = option(0.99, "discount of a reward one step later", type=discount)
     double: bool = option(True, "use the target of Double DQN")
-    q_limit: float = option(1_000.0, "largest return in a target", type=positive)
+    q_limit: float = option(1_000.0, "limit of Q_target, as a return", type=positive)
     loss: str = option("huber", "cost of an error", choices=("huber", "squared"))
     optimizer: str = option("adam", "adamw includes AMSGrad", choices=("adam", "adamw"))
     learning_rate: float = option(5e-3, "step size of the optimizer", type=positive)
@@ -636,7 +636,7 @@ OTHER = Config(  # for games that are not in the list below
     eval_episodes=50,
 )
 DEEP = replace(OTHER, hidden=(64, 64, 64))
-TUNED = [  # by trial, on seeds 1000 to 1099
+TUNED = [  # by hand, on seeds 1000 to 1099
     Config(),
     replace(
         DEEP,
@@ -748,7 +748,7 @@ def replacing(path):
 
 
 def save_params(path, params, config):
-    """Write parameters and settings in dictionaries, lists, strings and numbers.
+    """Write parameters and settings as containers of Python, strings and numbers.
 
     Raise a ValueError, and write nothing, if load_agent could not read the file.
     """
@@ -798,8 +798,9 @@ def load_params(path):
 
 
 def play(seed, params, epsilon, seconds, config, render_mode):
-    """Play some seconds of a game, one episode after the other. Return about ten frames
-    for each second, and how many milliseconds to show each in real time.
+    """Play some seconds of a game, one episode after the other. Return at most 15
+    frames for each second, but none of a window, and how many milliseconds to show each
+    in real time.
     """
     rng = np.random.default_rng(seed)
     frames = []
@@ -818,7 +819,7 @@ def play(seed, params, epsilon, seconds, config, render_mode):
 
 
 def record(seed, params, epsilon, config, path):
-    """Write a GIF of four seconds of play, about 200 pixels wide."""
+    """Write a GIF of four seconds of play, less than 400 pixels wide."""
     frames, duration = play(seed, params, epsilon, 4, config, "rgb_array")
     n = max(1, frames[0].shape[1] // 200)
     small = [frame[n - 1 :: n, n - 1 :: n, :3] for frame in frames]
