@@ -1018,6 +1018,15 @@ def check_game(parser, config):
             raise ValueError(f"the complete name is {env.spec.id}")
 
 
+def make_folder(parser, path):
+    """Return the absolute path of this folder. Refuse one that cannot be written to."""
+    out = path.expanduser().absolute()
+    with checking(parser, "--out"):
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    return out
+
+
 def main(argv=None):
     """Run the command line with these words, or with those of the shell."""
     words = sys.argv[1:] if argv is None else argv
@@ -1036,11 +1045,7 @@ def main(argv=None):
     if args.evaluate:
         return score_files(args.evaluate, args.seed, args.eval_episodes, args.watch)
 
-    out = args.out.expanduser().absolute()
-    with checking(parser, "--out"):
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    params = run(config, args.seed, out)
+    params = run(config, args.seed, make_folder(parser, args.out))
     if args.watch:
         watch(args.seed, params, config)
     return 0

@@ -27,7 +27,6 @@ import csv
 import hashlib
 import itertools
 import sys
-import tempfile
 import textwrap
 import time
 from copy import copy
@@ -364,11 +363,8 @@ def run(words):
         np.random.default_rng(args.seed)
     variants = make_variants(parser, args)
 
-    out = args.out.expanduser().absolute()
+    out = main.make_folder(parser, args.out)
     path = out / "study.csv"
-    with main.checking(parser, "--out"):
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
     try:
         read_rows(path)
     except ValueError as error:
