@@ -17,7 +17,7 @@ import main
 
 FILES = {"params.pkl", "agent.gif", "random.gif", "learning_curve.png", "hand-in.zip"}
 
-# Training with these options takes a moment, and updates after steps 100, 150, ... 300.
+# Training with these options takes a moment, and updates after steps 150, 200, ... 300.
 TINY = (
     "--total-steps 300 --warmup-steps 100 --train-every 50 --hidden 8 --batch-size 4 "
     "--eval-every 100 --eval-episodes 3"
@@ -66,8 +66,9 @@ def status(words):
 
 def rows(text):
     """Return the table of scores: agent -> [mean, deviation, minimum, episodes]."""
-    found = re.findall(r"(?m)^(.+?)" + 4 * r" +(-?[\d.]+)" + r"\b", text)
-    return {agent: [float(number) for number in numbers] for agent, *numbers in found}
+    pattern = r"(?m)^" + 4 * r" +(-?[\d.]+)" + r"  (?:reached|not reached|none) +(.+)$"
+    found = re.findall(pattern, text)
+    return {agent: [float(number) for number in numbers] for *numbers, agent in found}
 
 
 def noise(err):

@@ -24,7 +24,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = (ROOT / "main.py").read_text(encoding="utf-8")
-CELLS = ("Network", "Policy", "Learning", "Replay", "Prioritized", "Games", "Training")
+CELLS = (
+    "Network", "Policy", "Replay", "Learning", "Evaluation", "Training", "Variations",
+    "Games",
+)  # fmt: skip
 
 OPERATORS = (
     "Add Sub, Mult Div, BitAnd BitOr, And Or, Lt LtE, Gt GtE, Eq NotEq, In NotIn"

@@ -7,8 +7,8 @@ The table of README.md comes from this command:
 
     python tests/study.py --seed 32000 --seeds 100 --total-steps 20000 --compare \
         no-double "tau=0.05 target-period=1" target-period=200 train-every=4 \
-        no-scale-observations rewards=raw memory-size=50000 \
-        "no-double rewards=raw no-scale-observations memory-size=50000 \
+        no-scale-observations reward-mode=raw memory-size=50000 \
+        "no-double reward-mode=raw no-scale-observations memory-size=50000 \
         target-period=200 learning-rate=0.001 epsilon-decay=5000 total-steps=50000"
 
 All options of main.py but --evaluate and --watch can be given, too; --seed is the first
@@ -117,19 +117,19 @@ def train_agent(config, variant, seed, episodes):
 
     rng = np.random.default_rng([seed, 2])  # Training has other random numbers.
     returns, _, _ = main.evaluate(rng, params, episodes, config)
-    last = evaluations[-1]
-    best_score = max(evaluation.score for evaluation in evaluations)
+    steps, last = evaluations[-1]
+    best_score = max(evaluation.returns.mean() for _, evaluation in evaluations)
     return Row(
         seed=seed,
         variant=variant,
-        steps=last.step,
+        steps=steps,
         solved=int(best_score >= config.goal),
-        last=last.score,
+        last=float(last.returns.mean()),
         cpu_seconds=round(cpu_seconds, 2),
         mean=float(returns.mean()),
         lowest=float(returns.min()),
-        predicted=last.predicted,
-        achieved=last.achieved,
+        predicted=float(last.predicted.mean()),
+        achieved=float(last.achieved.mean()),
         episodes=episodes,
         returns=" ".join(str(float(number)) for number in returns),
         settings=repr(config),
@@ -314,8 +314,8 @@ def make_parser(words):
     parser.description = __doc__
     parser.formatter_class = HelpFormatter
     add = parser.add_argument
-    add("--seeds", type=main.whole, default=10, help="number of seeds, from --seed on")
-    add("--episodes", type=main.whole, default=100, help="fresh episodes of an agent")
+    add("--seeds", type=int, default=10, help="number of seeds, from --seed on")
+    add("--episodes", type=int, default=100, help="fresh episodes of an agent")
     several = {"nargs": "+", "action": "extend", "default": []}
     add("--compare", metavar="VARIANT", help="options without dashes", **several)
     return parser
@@ -346,9 +346,8 @@ def make_variants(parser, args):
                 parser.error(f"argument --compare: no variant may change {name}")
         variants[" ".join(text.split())] = main.make_config(changed)
 
-    for name, config in variants.items():
-        if config.total_steps <= config.warmup_steps:
-            parser.error(f"argument --total-steps: {name} needs more than its warm-up")
+    for config in variants.values():
+        main.check_numbers(parser, config)
         main.check_game(parser, config)
     return variants
 
@@ -359,8 +358,11 @@ def run(words):
     args = parser.parse_args(words)
     if args.evaluate is not None or args.watch:
         parser.error("a study takes neither --evaluate nor --watch")
-    with main.checking(parser, "--seed"):
+    with main.refuse_if_fails(parser, "--seed"):
         np.random.default_rng(args.seed)
+    for name in ("seeds", "episodes"):
+        if getattr(args, name) < 1:
+            parser.error(f"argument --{name}: a number above 0 is needed")
     variants = make_variants(parser, args)
 
     out = main.make_folder(parser, args.out)

@@ -40,7 +40,7 @@ def play_alone(params, seed, config):
 def test_games_side_by_side_equal_games_alone_whose_first_episodes_count(env_id, games):
     params, config = new_params(env_id=env_id)
     returns, *_ = main.evaluate(np.random.default_rng(0), params, games, config)
-    seed = main.draw_seed(np.random.default_rng(0))
+    seed = int(np.random.default_rng(0).integers(2**31))  # Games have successive seeds.
     alone = [play_alone(params, seed + i, config) for i in range(games)]
     assert returns == pytest.approx(alone)
     assert len(set(alone)) == games
@@ -49,7 +49,7 @@ def test_games_side_by_side_equal_games_alone_whose_first_episodes_count(env_id,
 @pytest.mark.parametrize(("rewards", "unit"), [("scaled", 2), ("raw", 1)])
 def test_an_evaluation_tells_what_was_achieved_and_predicted(rewards, unit):
     """In the corridor, which ends after 4 steps: 1 + 1/2 + 1/4 + 1/8."""
-    params, config = new_params(env_id="Corridor-v0", gamma=0.5, rewards=rewards)
+    params, config = new_params(env_id="Corridor-v0", gamma=0.5, reward_mode=rewards)
     params["output"]["b"] += np.float32([0.25, 0.75])
     q = main.q_values(params, np.float32([0]))
     results = main.evaluate(np.random.default_rng(0), params, 3, config)

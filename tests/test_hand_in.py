@@ -103,7 +103,7 @@ def test_another_seed_is_another_agent_and_a_spent_budget_is_said(
 
 def test_what_is_scored_is_what_is_handed_in(here, capsys, watch, no_pictures):
     runs = watch("train")
-    main.run(SMALL, 0, here)
+    main.make_hand_in(SMALL, 0, here)
     scores = rows(capsys.readouterr().out)["trained"]
     main.main("--evaluate params.pkl --eval-episodes 3")
     assert list(rows(capsys.readouterr().out).values()) == [scores]
@@ -134,7 +134,7 @@ def test_each_old_file_is_whole_until_the_new_one_is(old, monkeypatch, no_learni
 
     monkeypatch.setattr(main.iio, "imwrite", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        main.run(SMALL, 0, old)
+        main.make_hand_in(SMALL, 0, old)
     assert names(old) == before
     assert are_old(old, later)
     assert main.load_params(old / "params.pkl")
@@ -172,7 +172,7 @@ def test_cells_run_one_by_one_in_a_notebook_and_then_main(here, monkeypatch, cap
     notebook = types.ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", notebook)
     monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
-    monkeypatch.setattr(sys, "argv", ["kernel", "-f", "connection.json"])
+    monkeypatch.setattr(sys, "argv", ["a/ipykernel_launcher.py", "-f", "x.json"])
     for cell in re.split(r"(?m)^(?=# %%)", SOURCE):
         exec(compile(cell, "cell", "exec"), vars(notebook))  # noqa: S102
     assert names(here) == set()

@@ -11,7 +11,7 @@ from main import Config, Transition
 
 ONLINE = [[0, 0], [3, 5]]  # In state 1 the online network prefers action 1,
 TARGET = [[0, 0], [8, 2]]  # and the target network prefers action 0.
-PLAIN = {"gamma": 0.5, "rewards": "raw", "hidden": ()}
+PLAIN = {"gamma": 0.5, "reward_mode": "raw", "hidden": ()}
 DEFAULT = Config(**PLAIN)
 STATES = np.eye(2, dtype=np.float32)
 
@@ -51,7 +51,7 @@ def test_a_value_above_the_limit_counts_as_the_limit():
     low = {**PLAIN, "double": False, "q_limit": 6.0}
     assert error_of(step(), Config(**low)) == 1 + 0.5 * 6
     assert error_of(step(terminated=True, reward=9.0), Config(**low)) == 9
-    assert error_of(step(), Config(**low | {"rewards": "scaled"})) == 0.5 + 0.5 * 3
+    assert error_of(step(), Config(**low | {"reward_mode": "scaled"})) == 0.5 + 0.5 * 3
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_value_above_the_limit_counts_as_the_limit():
     ],
 )
 def test_rewards_are_learned_raw_or_clipped_or_times_1_minus_gamma(rewards, learned):
-    config = Config(gamma=0.75, rewards=rewards)
+    config = Config(gamma=0.75, reward_mode=rewards)
     ends = [step(reward=reward, terminated=True) for reward in (-7, 0.5, 7)]
     assert [error_of(end, config) for end in ends] == pytest.approx(learned)
 
@@ -108,24 +108,23 @@ def test_updates_lead_to_the_exact_q_values(steps, q):
     now = learner([[0, 0], [0, 0]], config)
     for _ in range(600):
         now = main.update_fn(now, batch(*steps), config)
+        now = main.update_target(now, config)
     found = main.q_values(now.params, STATES)
     np.testing.assert_allclose(found, q, atol=0.02)
 
 
-@pytest.mark.parametrize(("tau", "period"), [(0.25, 1), (1.0, 3)])
-def test_the_target_network_follows_softly_or_is_a_copy_now_and_then(tau, period):
-    config = Config(**PLAIN, tau=tau, target_period=period)
-    now = learner(ONLINE, config, TARGET)
-    for number in range(1, 7):
-        before = now
-        now = main.update_fn(now, batch(*[step(reward=9.0)] * 4), config)
-        assert not same(now.params, before.params)
-        share = tau if number % period == 0 else 0
-        old, new = before.target_params["output"]["w"], now.params["output"]["w"]
-        expected = (1 - share) * old + share * new
-        np.testing.assert_allclose(
-            now.target_params["output"]["w"], expected, rtol=1e-5
-        )
+@pytest.mark.parametrize("tau", [0.25, 1.0])
+def test_the_target_network_stays_and_then_follows_softly_or_as_a_copy(tau):
+    config = Config(**PLAIN, tau=tau)
+    before = learner(ONLINE, config, TARGET)
+    now = main.update_fn(before, batch(*[step(reward=9.0)] * 4), config)
+    assert not same(now.params, before.params)
+    assert same(now.target_params, before.target_params)
+    after = main.update_target(now, config)
+    expected = (1 - tau) * np.array(TARGET) + tau * now.params["output"]["w"]
+    found = after.target_params["output"]["w"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert same(after.params, now.params)
 
 
 # The optimizer

@@ -160,7 +160,7 @@ def test_a_game_may_show_the_same_array_again_and_again(play, watch):
     (_, memory, _), _ = samples[-1]
     steps = [(memory[i].obs[0], memory[i].next_obs[0]) for i in range(5)]
     assert steps == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
-    params, config = new_params(env_id="Reuses-v0", rewards="raw")
+    params, config = new_params(env_id="Reuses-v0", reward_mode="raw")
     params["output"]["w"][:] = 1  # The Q-values depend on what is shown.
     *_, predicted = main.evaluate(np.random.default_rng(0), params, 2, config)
     first = float(main.q_values(params, np.float32([0])).max())

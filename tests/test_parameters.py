@@ -210,12 +210,10 @@ def test_what_could_not_be_loaded_does_not_replace_a_good_file(path):
     assert same(main.load_params(path), params)
 
 
-def test_a_training_that_runs_away_costs_no_trained_agent(path, no_pictures):
-    main.save_params(path, *new_params())
-    before = path.read_bytes()
-    with pytest.raises(ValueError, match="finite"), np.errstate(all="ignore"):
-        main.main(f"{TINY} --learning-rate inf --total-steps 200")
-    assert path.read_bytes() == before
+def test_a_training_that_runs_away_hands_in_what_can_be_played(path, no_pictures):
+    with np.errstate(all="ignore"):
+        main.main(f"{TINY} --learning-rate 1e30")
+    assert main.load_params(path)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +249,7 @@ def test_many_files_are_scored_in_a_row_each_also_if_one_cannot_be(path, capsys)
     assert status(words) == 2
     out, err = capsys.readouterr()
     assert list(rows(out)) == ["good.pkl", "better.pkl"]
-    goals = [line.split(maxsplit=5)[5] for line in out.splitlines()[1:]]
+    goals = [" ".join(line.split()[4:-1]) for line in out.splitlines()[1:]]
     assert goals == ["reached", "not reached"]
     assert str(path) in err
     assert status(words.replace(str(path), "")) == 0

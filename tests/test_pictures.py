@@ -96,7 +96,9 @@ def test_a_recording_shows_cartpole_as_gymnasium_draws_it_and_repeats(tmp_path):
 def test_the_figure_shows_returns_their_means_and_evaluations(watch, tmp_path):
     figures = watch("Figure")
     episodes = [[10 * i, float(i)] for i in range(1, 151)]
-    evaluations = [(512, 9.0, 7.0, 8.0), (1024, 500.0, 99.0, 120.0)]
+    early = main.Evaluation(*np.array([[9.0, 9.0], [6.0, 8.0], [8.0, 8.0]]))
+    late = main.Evaluation(*np.array([[500.0, 500.0], [99.0, 99.0], [110.0, 130.0]]))
+    evaluations = [(512, early), (1024, late)]
     main.draw_curves(episodes, evaluations, SMALL, tmp_path / "curve.png")
     axes = figures[0][1].axes
     lines = [line.get_xydata().tolist() for one in axes for line in one.get_lines()]
@@ -112,7 +114,7 @@ def test_the_figure_shows_returns_their_means_and_evaluations(watch, tmp_path):
 def test_the_figure_of_very_little_is_drawn_to_the_same_bytes(episodes, tmp_path):
     paths = tmp_path / "1.png", tmp_path / "2.png"
     for path in paths:
-        main.draw_curves(episodes, [(50, 9.0, 7.0, 8.0)], SMALL, path)
+        main.draw_curves(episodes, [(50, main.Evaluation(*np.eye(3)))], SMALL, path)
         assert min(iio.imread(path).shape[:2]) > 300
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
@@ -120,7 +122,7 @@ def test_the_figure_of_very_little_is_drawn_to_the_same_bytes(episodes, tmp_path
 def test_an_agent_is_watched_in_a_window_or_the_lack_of_a_display_is_said(
     monkeypatch, capsys, watch
 ):
-    shown = watch("play", lambda *args: None)
+    shown = watch("play_and_draw", lambda *args: None)
     monkeypatch.setattr(main.sys, "platform", "linux")
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.delenv("DISPLAY", raising=False)

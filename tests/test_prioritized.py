@@ -27,9 +27,9 @@ def replay(watch):
 
     def draw(memory, at=0, errors=0.0):
         updates = watch("update_fn", lambda *args: "new learner")
-        watch("td_errors", lambda *args: np.full(40_000, errors))
+        watch("batch_td_errors", lambda *args: np.full(40_000, errors))
         config = replace(SMALL, batch_size=40_000, total_steps=1000)
-        args = np.random.default_rng(0), main.Learner({}, {}, (), 0), memory
+        args = np.random.default_rng(0), main.Learner({}, {}, ()), memory
         assert main.prioritized_update(*args, int(1000 * at), config) == "new learner"
         (_, batch, _, weights), _ = updates[0]
         return batch.obs[:, 0].astype(int), np.asarray(weights)
@@ -56,10 +56,13 @@ def test_what_is_new_has_the_highest_priority_yet(replay):
     memory.append(step(0))
     memory.append(step(1))
     assert memory.priorities[0] == memory.priorities[1] > 0
-    replay(memory, errors=-0.7)
-    replay(memory, errors=0.5)
+    memory.priorities[0] = 0.7
+    memory.priorities[1] = 0.5
     memory.append(step(2))
-    assert list(memory.priorities) == pytest.approx([0.5, 0.5, 0.7], abs=1e-3)
+    assert list(memory.priorities) == pytest.approx([0.7, 0.5, 0.7])
+    replay(memory, errors=-0.2)
+    memory.append(step(3))
+    assert list(memory.priorities) == pytest.approx([0.2] * 4, abs=1e-3)
 
 
 def test_what_was_predicted_exactly_can_be_drawn_again(replay):
@@ -81,7 +84,7 @@ def test_priorities_are_the_errors_of_the_learner_who_then_learns():
     learner = learner._replace(target_params=new_params(1)[0])
     memory = remember([1.0, 1.0, 1.0])
     batch = main.stack([memory[i] for i in (0, 1, 2, 2)])
-    errors = main.td_errors(learner.params, learner.target_params, batch, config)
+    errors = main.batch_td_errors(learner.params, learner.target_params, batch, config)
     rng = np.random.default_rng(2)
     after = main.prioritized_update(rng, learner, memory, 1, config)
     found = np.array(memory.priorities)

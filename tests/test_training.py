@@ -55,7 +55,7 @@ for game in (Echo, TwoSteps, Still, Seeded):
 
 PRIORITIZED = {"prioritized": True, "dueling": True}
 OLD_SCHOOL = {
-    "optimizer": "adamw", "loss": "squared", "rewards": "raw", "double": False,
+    "optimizer": "adamw", "loss": "squared", "reward_mode": "raw", "double": False,
     "tau": 1.0, "target_period": 20, "clip_value": 1.0,
 }  # fmt: skip
 
@@ -77,13 +77,15 @@ def test_training_learns_what_actions_are_worth(env_id, settings, states, expect
     config = replace(config, **settings)
     params, _, _ = main.train(config, 0, quiet=True)
     q = main.q_values(params, np.float32(states)[:, None])
-    if config.rewards == "scaled":
+    if config.reward_mode == "scaled":
         q = q / (1 - 0.5)
     assert q == pytest.approx(np.array(expected), abs=0.1)
 
 
 def test_what_happened_is_remembered_and_returned_as_it_happened(watch, no_learning):
-    """Episodes end by termination after 4 steps, and by the time limit after 6."""
+    """Episodes end by termination after 4 steps, and by the time limit after 6. The
+    warm-up has ten of both, and the game starts again after it.
+    """
     samples = watch("sample_batch")
     config = replace(SMALL, env_id="Corridor-v0", memory_size=1000)
     _, episodes, _ = main.train(config, 0, quiet=True)
@@ -94,8 +96,8 @@ def test_what_happened_is_remembered_and_returned_as_it_happened(watch, no_learn
     assert list(terminated[:10]) == [False] * 3 + [True] + [False] * 6
     assert set(reward) == {1}
     assert set(action) == {0, 1}
-    assert episodes[0::2] == [(10 * i + 4, 4) for i in range(30)]
-    assert episodes[1::2] == [(10 * i + 10, 6) for i in range(30)]
+    assert episodes[0::2] == [(10 * i + 6, 6) for i in range(10, 30)]
+    assert episodes[1::2] == [(10 * i + 10, 4) for i in range(10, 30)]
 
 
 @pytest.mark.parametrize("prioritized", [False, True])
@@ -103,35 +105,40 @@ def test_each_step_after_the_warm_up_has_an_update(prioritized, no_learning):
     config = replace(SMALL, train_every=1, prioritized=prioritized)
     main.train(config, 0, quiet=True)
     batches = [args[1] for args, _ in no_learning]
-    assert [len(batch.action) for batch in batches] == [4] * 201  # at 100, 101, ... 300
+    assert [len(batch.action) for batch in batches] == [4] * 200  # at 101, 102, ... 300
 
 
 def test_actions_are_epsilon_greedy_with_the_newest_online_network(watch):
     actions = watch("action_fn")
     updates = watch("update_fn")
     main.train(SMALL, 0, quiet=True)
-    expected = [main.epsilon_at(step, SMALL) for step in range(1, 301)]
+    expected = [main.epsilon_at(step, SMALL) for step in range(101, 301)]
     assert [args[3] for args, _ in actions] == expected
-    learners = [learner for _, learner in updates]
+    learners = [args[0] for args, _ in updates] + [updates[-1][1]]
     assert len(learners) == 5
-    for number, (args, _) in enumerate(actions[100:]):  # An update is after 50 steps.
+    for number, (args, _) in enumerate(actions):  # An update is after 50 steps.
         assert args[1] is learners[number // 50].params
+
+
+def test_the_target_network_changes_once_in_a_period(watch):
+    config = replace(SMALL, train_every=1, target_period=20)
+    changes = watch("update_target")
+    updates = watch("update_fn")
+    main.train(config, 0, quiet=True)
+    assert len(changes) == 10  # after steps 120, 140, ... 300
+    for number, (args, _) in enumerate(changes):
+        assert args[0] is updates[20 * number + 19][1]
 
 
 @pytest.mark.parametrize(
     ("means", "episodes", "best", "evaluations"),
     [
         # The best agent is returned; the last step is evaluated, too.
-        ([3, 7, 5, 6], [3, 3, 3, 3], 1, [(100, 3), (200, 7), (300, 5), (350, 6)]),
+        ([3, 7, 5], [3, 3, 3], 1, [(200, 3), (300, 7), (350, 5)]),
         # Training stops at the goal of 500, if more episodes confirm it.
-        ([9, 501, 500], [3, 3, 60], 2, [(100, 9), (200, 500)]),
+        ([9, 501, 500], [3, 3, 60], 2, [(200, 9), (300, 500)]),
         # A lucky evaluation counts as what its confirmation says.
-        (
-            [500, 300, 2, 1, 0],
-            [3, 60, 3, 3, 3],
-            1,
-            [(100, 300), (200, 2), (300, 1), (350, 0)],
-        ),
+        ([500, 300, 2, 1], [3, 60, 3, 3], 1, [(200, 300), (300, 2), (350, 1)]),
     ],
 )
 def test_the_best_agent_is_kept_and_a_goal_confirmed(
@@ -140,14 +147,14 @@ def test_the_best_agent_is_kept_and_a_goal_confirmed(
     scores = iter(means)
 
     def fake(rng, params, episodes, config):
-        return np.full(2, next(scores)), np.array([5, 6]), np.array([7, 9])
+        return main.Evaluation(np.full(2, next(scores)), np.zeros(2), np.ones(2))
 
     played = watch("evaluate", fake)
     config = replace(SMALL, total_steps=350, goal=500.0)
     params, _, found = main.train(config, 0, quiet=True)
     assert params is played[best][0][1]
     assert [args[2] > 3 for args, _ in played] == [number > 3 for number in episodes]
-    assert found == [(step, mean, 5.5, 8) for step, mean in evaluations]
+    assert [(step, one.returns.mean()) for step, one in found] == evaluations
 
 
 @pytest.mark.parametrize(
@@ -169,7 +176,8 @@ def test_observations_are_divided_by_their_deviation(env_id, on, scale, no_learn
 def test_the_same_seed_trains_the_same_agent_and_another_seed_another_one():
     one, again, other = [main.train(SMALL, seed, quiet=True) for seed in (0, 0, 1)]
     assert same(one[0], again[0])
-    assert one[1:] == again[1:]
+    assert one[1] == again[1]
+    assert same(one[2], again[2])
     assert not same(one[0], other[0])
     assert one[1] != other[1]
 
@@ -179,9 +187,9 @@ def test_the_final_scores_come_of_other_episodes_than_the_training(here, no_pict
     config = replace(SMALL, env_id="Seeded-v0")
     main.train(config, 3, quiet=True)
     in_training = set(SEEDS)
-    main.run(config, 3, here)
+    main.make_hand_in(config, 3, here)
     in_the_end = set(SEEDS) - in_training
-    assert len(in_training) == 1 + 3 * 3  # Each evaluation plays other episodes.
+    assert len(in_training) == 1 + 2 * 3  # Each evaluation plays other episodes.
     assert len(in_the_end) == 3  # All agents play the same ones in the end.
     assert len(SEEDS) == 2 * len(in_training) + 3 * 3
 
@@ -190,7 +198,7 @@ def test_training_shows_its_bar_and_writes_nothing(here, capsys, no_learning):
     main.train(SMALL, 0)
     out, err = capsys.readouterr()
     assert (out, noise(err)) == ("", [])
-    assert "300/300" in err
+    assert "200/200" in err
     assert "epsilon" in err
     main.train(SMALL, 0, quiet=True)
     assert capsys.readouterr() == ("", "")
