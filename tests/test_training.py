@@ -95,7 +95,7 @@ def test_what_happened_is_remembered_and_returned_as_it_happened(watch, no_learn
     assert np.ravel(next_obs[:10]).tolist() == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6]
     assert list(terminated[:10]) == [False] * 3 + [True] + [False] * 6
     assert set(reward) == {1}
-    assert set(action) == {0, 1}
+    assert set(action[:100]) == {0, 1}  # They are random in the warm-up.
     assert episodes[0::2] == [(10 * i + 6, 6) for i in range(10, 30)]
     assert episodes[1::2] == [(10 * i + 10, 4) for i in range(10, 30)]
 
@@ -133,8 +133,8 @@ def test_the_target_network_changes_once_in_a_period(watch):
 @pytest.mark.parametrize(
     ("means", "episodes", "best", "evaluations"),
     [
-        # The best agent is returned; the last step is evaluated, too.
-        ([3, 7, 5], [3, 3, 3], 1, [(200, 3), (300, 7), (350, 5)]),
+        # The best agent is returned, or the first of equals; the last step is evaluated.
+        ([3, 7, 7], [3, 3, 3], 1, [(200, 3), (300, 7), (350, 7)]),
         # Training stops at the goal of 500, if more episodes confirm it.
         ([9, 501, 500], [3, 3, 60], 2, [(200, 9), (300, 500)]),
         # A lucky evaluation counts as what its confirmation says.
