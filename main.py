@@ -34,9 +34,9 @@ again and again. There are two networks. The online network acts and learns. The
 network predicts the Q-values in the targets. It is a copy of the online network that is
 renewed every 20 steps. With a single network, each update would move its own target.
 
-The program changes the plain form above in two ways: the target is that of Double DQN,
-and rewards are multiplied by 1 - gamma. What else differs from Mnih et al. is listed
-after the lecture.
+The program changes the target above in three ways: it is that of Double DQN, rewards
+are multiplied by 1 - gamma, and the next value has an upper limit. All that differs
+from Mnih et al. is listed after the lecture.
 
     python main.py                                     train, and write all files
     python main.py --evaluate params.pkl               score trained parameters
@@ -67,7 +67,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # The network is too small for a GPU.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # It is enough for a small network.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # Games are drawn without a window
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # and without sound.
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
@@ -99,13 +99,13 @@ class Config:
     scale_observations: bool = option(True, "divide by the deviation in the warm-up")
 
     # Policy
-    epsilon_start: float = option(1.0, "epsilon after the warm-up")
-    epsilon_end: float = option(0.05, "epsilon at the end of its fall")
+    epsilon_start: float = option(1.0, "epsilon when its fall begins")
+    epsilon_end: float = option(0.05, "epsilon that the fall leads to")
     epsilon_decay: float = option(1_500.0, "steps of the fall, or its time constant")
     epsilon_fall: str = option("linear", "fall of epsilon", ("linear", "exponential"))
 
     # Replay
-    memory_size: int = option(1_000, "transitions in the memory")
+    memory_size: int = option(1_000, "transitions in the memory at most")
     warmup_steps: int = option(512, "random steps before the training")
     batch_size: int = option(64, "transitions in a batch")
 
@@ -129,18 +129,18 @@ class Config:
     # Training
     env_id: str = option("CartPole-v1", "name of the game")
     action_bins: int = option(11, "choices for each number of a continuous action")
-    total_steps: int = option(50_000, "steps at most, including the warm-up")
+    total_steps: int = option(50_000, "training steps at most, with the warm-up")
     eval_every: int = option(256, "steps between two evaluations")
     eval_episodes: int = option(100, "episodes of an evaluation")
-    goal: float = option(500.0, "mean greedy return that ends the training")
+    goal: float = option(500.0, "mean greedy return that ends training, if confirmed")
 
 
 # %% JAX: functions that change functions
-# jit(f) is f, but compiled. grad(f) returns the gradient of f with respect to its first
-# argument. vmap(f) applies f to each row of a batch. The arguments of f are arrays, or
-# trees of arrays: dictionaries, lists and tuples. A Config is a constant to jit, which
-# compiles f anew for each Config. So an `if` in f may ask for a setting or for a key of
-# a dictionary, but not for a number in an array.
+# jit(f) is f, but compiled. grad(f) computes the gradient of f for its first argument.
+# vmap(f) applies f to each row of a batch. The arguments of f are arrays, or trees of
+# arrays: dictionaries, lists and tuples. jit takes a Config as a constant, and compiles
+# f anew for each Config and for each shape of the arrays. So an `if` in f may ask for a
+# setting or for a key of a dictionary, but not for a number in an array.
 jit_with_config = partial(jit, static_argnames="config")
 
 
@@ -267,7 +267,7 @@ def measure_scale(memory):
     that does not change: [O].
 
     The network divides by it, so that the unit of a number does not matter. The mean is
-    not subtracted, since in CartPole it is nearly 0.
+    not subtracted, since in CartPole's warm-up it is small beside the deviation.
     """
     deviation = np.std([transition.obs for transition in memory], axis=0)
     return np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
@@ -309,9 +309,9 @@ def next_value(params, target_params, next_obs, config):
     DQN:         max_a' Q_target(s', a')
     Double DQN:  Q_target(s', argmax_a' Q(s', a'))
 
-    The maximum of uncertain predictions is too high, because it prefers those that are
-    too high by chance. In Double DQN (van Hasselt et al. 2016), the online network
-    chooses the next action, and the target network predicts its value.
+    On average, the maximum of uncertain predictions is too high, because it prefers
+    those that are too high by chance. In Double DQN (van Hasselt et al. 2016), the
+    online network chooses the next action, and the target network predicts its value.
     """
     target_values = q_values(target_params, next_obs)
     if not config.double:
@@ -326,8 +326,8 @@ def td_error(params, target_params, transition, config):
     y = r + gamma min(next_value(s'), limit)     if the game goes on
     y = r                                        if the game is over
 
-    In rare runs, predictions that learn from each other grow and grow. Therefore they
-    have an upper limit. In CartPole it is ten times the largest true value, which is
+    Predictions that learn from each other can grow and grow. Therefore the next value
+    has an upper limit. In CartPole it is ten times the largest true value, which is
     1 / (1 - gamma) = 100 before scaling.
     """
     obs, action, reward, next_obs, terminated = transition
@@ -396,7 +396,7 @@ def init_learner(params, config):
 
 @jit_with_config
 def update_fn(learner, batch, config, weights=1.0):
-    """Return the learner after one step of gradient descent on a batch."""
+    """Return the learner after one step of the optimizer on a batch."""
     params, target_params, opt_state = learner
     gradient = grad(loss_fn)(params, target_params, batch, config, weights)
     optimizer = make_optimizer(config)  # only functions; opt_state is its memory
@@ -556,7 +556,7 @@ def train(config, seed, quiet=False):
 def dueling_q_values(params, x):
     """Return the Q-values of a dueling network (Wang et al. 2016).
 
-    It predicts the value of a state, and by how much each action is better than others:
+    It predicts the mean Q-value of a state, and how far each action lies above it:
 
         Q(s, a) = value(s) + advantage(s, a) - mean_a' advantage(s, a')
 
@@ -570,7 +570,7 @@ def dueling_q_values(params, x):
 def make_adamw(config):
     """Return AdamW (Loshchilov and Hutter 2019) with AMSGrad (Reddi et al. 2018).
 
-    Weights decay, but neither biases nor the scale.
+    Weights decay by 0.01 times the learning rate, but neither biases nor the scale do.
     """
 
     def is_matrix(params):
@@ -594,8 +594,8 @@ class PrioritizedMemory(deque):
     drawn often gets a small weight in the loss, so that it does not count too much.
 
     The paper does more: it splits the sum of the powers into B equal parts and draws a
-    transition from each, it clips errors to [-1, 1], it learns at a quarter of the rate
-    of DQN, and it gives new transitions the highest priority that there ever was.
+    transition from each, it clips errors to [-1, 1], and it learns at a quarter of the
+    rate of DQN.
     """
 
     def __init__(self, size):
@@ -653,7 +653,7 @@ def prioritized_update(rng, learner, memory, step, config):
 #     network          convolutions, ReLU           perceptron, SiLU, small last layer
 #     rewards          clipped to [-1, 1]           multiplied by 1 - gamma
 #     game over        also when a life is lost     not when the time is up
-#     error            clipped to [-1, 1]           Huber loss, seldom above 1
+#     error            clipped to [-1, 1]           the same (Huber), but seldom above 1
 #     optimizer        RMSProp, rate 0.00025        Adam, rate 0.005
 #     a batch          32, every 4 actions          64, after every action
 #     target network   copied every 10,000 updates  copied every 20 steps
@@ -664,7 +664,7 @@ def prioritized_update(rng, learner, memory, step, config):
 #     training         a fixed number of frames     ends when the goal is reached
 
 
-# %% Games: CartPole, and all others with vectors and finitely many actions
+# %% Games: those that can be flattened, with actions that are discrete or bounded
 OTHER = Config(
     goal=np.inf,
     epsilon_decay=5_000.0,
@@ -745,7 +745,7 @@ def list_choices(space, bins):
     if isinstance(space, gym.spaces.Discrete):
         return [int(space.start) + i for i in range(space.n)]
     if not isinstance(space, gym.spaces.Box) or not space.is_bounded():
-        raise ValueError(f"its actions cannot be counted: {space}")
+        raise ValueError(f"its actions are neither Discrete nor a bounded Box: {space}")
     if bins ** int(np.prod(space.shape)) > 10_000:
         raise ValueError(f"it has too many actions, lower --action-bins: {space}")
 
@@ -766,7 +766,7 @@ def replacing(path):
 
 
 def save_params(path, params, config):
-    """Write a pickle of dictionaries, lists, texts and numbers.
+    """Write a pickle of dictionaries, lists, tuples, texts and numbers.
 
     Raise a ValueError, and write nothing, if load_agent could not read it.
     """
@@ -1018,7 +1018,7 @@ def make_parser(words):
     add = parser.add_argument
     add("--seed", type=int, default=0, help="number that decides all that is random")
     add("--out", type=Path, default=Path(), help="folder for the files")
-    scored = "score these files, with their own settings but --eval-episodes"
+    scored = "score these files, do not train; of the settings, --eval-episodes counts"
     add("--evaluate", nargs="+", metavar="FILE", help=scored)
     add("--watch", action="store_true", help="show the agent in a window at the end")
     defaults = game_config(env_id)

@@ -14,7 +14,7 @@ The table of README.md comes from this command:
 All options of main.py but --evaluate and --watch can be given, too; --seed is the first
 seed. A variant is a text of options without dashes: no-double stands for --no-double,
 tau=0.1 for --tau 0.1, and hidden=64,64 for --hidden 64 64. A variant is trained with
-these options changed, and is not tuned anew.
+these options changed, and is not tuned anew. It can change neither game nor goal.
 
 Each agent becomes a row of study.csv in the folder --out, as soon as it is trained. A
 study that was stopped goes on with the rows that are there, but a row counts only if it
@@ -161,7 +161,8 @@ agent of each seed then played {episodes} fresh episodes: mean-return is the mea
 of them, lowest-mean that of the worst agent, and lowest-return the worst return of all.
 Last-mean is the mean return of the last agents, in the last evaluation of the training,
 which is also the best one if the seed is solved.
-Median-steps, most-steps and CPU-seconds (a median) tell what the training cost.
+Median-steps, most-steps and CPU-seconds (a median) tell what the training cost. Steps
+of evaluations do not count as steps, but their seconds count.
 Predicted is the discounted return that the network expected at the start of an episode,
 and achieved is what came (medians of the means in the last evaluation of the training).
 

@@ -111,6 +111,17 @@ def test_what_is_scored_is_what_is_handed_in(here, capsys, watch, no_pictures):
     assert same(main.load_params("params.pkl"), main.tree.map(np.asarray, best_params))
 
 
+def test_the_untrained_agent_is_the_one_that_training_began_with(
+    here, watch, no_pictures
+):
+    starts = watch("start_training")
+    scored = watch("print_score")
+    main.make_hand_in(SMALL, 0, here)
+    agents = {args[0]: args[1] for args, _ in scored}
+    _, learner = starts[0][1]
+    assert same(agents["untrained"], main.tree.map(np.asarray, learner.params))
+
+
 @pytest.fixture
 def old(tmp_path):
     """Return a folder with the files of an earlier run, and some of the user's."""
