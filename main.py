@@ -27,7 +27,8 @@ repeats four things:
     Learn.     Draw a random batch from the memory, and move the predictions for it
                towards their targets.
     Evaluate.  After every 256 steps, play 100 greedy episodes. If all are perfect, that
-               may be luck: play 2,000 more, and stop if these are perfect, too.
+               may be luck: play 2,000 more, and stop if these are perfect, too. None of
+               them is learned from, or counted as steps.
 
 The batch is random because successive steps are much alike and would teach the same
 again and again. There are two networks. The online network acts and learns. The target
@@ -84,7 +85,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 
-# %% Settings: skip them at first, and come back when a name occurs
+# %% Settings: skip them at first, and come back when you meet a name
 def option(default, meaning, choices=None):
     """Return a field of Config. Its meaning is shown by --help."""
     return field(default=default, metadata={"help": meaning, "choices": choices})
@@ -399,7 +400,7 @@ def update_fn(learner, batch, config, weights=1.0):
     """Return the learner after one step of the optimizer on a batch."""
     params, target_params, opt_state = learner
     gradient = grad(loss_fn)(params, target_params, batch, config, weights)
-    optimizer = make_optimizer(config)  # only functions; opt_state is its memory
+    optimizer = make_optimizer(config)  # What Adam remembers is in opt_state.
     changes, opt_state = optimizer.update(gradient, opt_state, params)
     params = optax.apply_updates(params, changes)
     return Learner(params, target_params, opt_state)
@@ -408,6 +409,7 @@ def update_fn(learner, batch, config, weights=1.0):
 def learn(rng, learner, memory, step, config):
     """Return the learner after an update on a batch that is drawn from the memory."""
     if config.prioritized:
+        # See Variations.
         return prioritized_update(rng, learner, memory, step, config)
     batch = sample_batch(rng, memory, config.batch_size)
     return update_fn(learner, batch, config)
@@ -472,11 +474,12 @@ def evaluate(rng, params, n_episodes, config):
     first_obs, rewards = play_episodes(rng, params, n_episodes, config)
     returns = rewards.sum(axis=0)
 
-    factor = reward_factor(config)
-    rewards = reward_to_learn(rewards, config) / factor
+    if config.reward_mode == "clipped":
+        rewards = np.clip(rewards, -1, 1)
     discounts = config.gamma ** np.arange(len(rewards))
     achieved = discounts @ rewards  # [T] @ [T, N] -> [N]
-    predicted = np.asarray(q_values(params, first_obs)).max(axis=-1) / factor
+    q = np.asarray(q_values(params, first_obs))  # [N, A]
+    predicted = q.max(axis=-1) / reward_factor(config)
     return Evaluation(returns, achieved, predicted)
 
 
@@ -543,7 +546,7 @@ def train(config, seed, quiet=False):
                 evaluations.append((step, evaluation))
                 score = evaluation.returns.mean()
                 bar.set_postfix(epsilon=epsilon, greedy_return=score)
-                is_finite = np.isfinite(evaluation.predicted).all()  # It may diverge.
+                is_finite = np.isfinite(evaluation.predicted).all()  # no divergence
                 if is_finite and score > best_score:
                     best_score = score
                     best_params = learner.params
@@ -662,6 +665,7 @@ def prioritized_update(rng, learner, memory, step, config):
 #     an episode       starts with up to 30 no-ops  starts with the agent
 #     evaluation       epsilon 0.05                 epsilon 0
 #     training         a fixed number of frames     ends when the goal is reached
+#     result           the last network             the best one that was evaluated
 
 
 # %% Games: those that can be flattened, with actions that are discrete or bounded
@@ -766,7 +770,7 @@ def replacing(path):
 
 
 def save_params(path, params, config):
-    """Write a pickle of dictionaries, lists, tuples, texts and numbers.
+    """Write a pickle of dictionaries, lists, tuples, strings and numbers.
 
     Raise a ValueError, and write nothing, if load_agent could not read it.
     """
@@ -814,8 +818,8 @@ def load_params(path):
 def play_and_draw(seed, params, epsilon, seconds, config, render_mode):
     """Play for some seconds, one episode after the other.
 
-    Return about ten pictures for each second, but none of a window, and for how many
-    milliseconds to show each.
+    Return about ten pictures for each second, or no pictures if a window shows them,
+    and for how many milliseconds to show each.
     """
     rng = np.random.default_rng(seed)
     frames = []
@@ -988,14 +992,14 @@ def watch(seed, params, config):
 
 def add_setting(parser, setting, default):
     """Add an option for a field of Config."""
-    kind = {"type": type(default), "choices": setting.metadata["choices"]}
+    kwargs = {"type": type(default), "choices": setting.metadata["choices"]}
     if isinstance(default, bool):
-        kind = {"action": argparse.BooleanOptionalAction}
+        kwargs = {"action": argparse.BooleanOptionalAction}
     if isinstance(default, tuple):
-        kind = {"type": int, "nargs": "+"}
+        kwargs = {"type": int, "nargs": "+"}
     flag = "--" + setting.name.replace("_", "-")
     text = setting.metadata["help"]
-    parser.add_argument(flag, default=default, help=text, **kind)
+    parser.add_argument(flag, default=default, help=text, **kwargs)
 
 
 def make_parser(words):

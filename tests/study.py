@@ -5,7 +5,7 @@ r"""Train agents with many seeds, and compare variants of the method on the same
 
 The table of README.md comes from this command:
 
-    python tests/study.py --seed 32000 --seeds 100 --total-steps 20000 --compare \
+    python tests/study.py --seed 34000 --seeds 100 --total-steps 20000 --compare \
         no-double "tau=0.05 target-period=1" target-period=200 train-every=4 \
         no-scale-observations reward-mode=raw memory-size=50000 \
         "no-double reward-mode=raw no-scale-observations memory-size=50000 \
