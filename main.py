@@ -1,43 +1,35 @@
-"""Deep Q-learning in one file: an agent learns to balance a pole in seconds.
+"""Deep Q-learning in one file: within seconds, an agent learns to balance a pole.
 
-The game is CartPole-v1. At each step the agent sees four numbers: where the cart is,
-how fast it moves, how far the pole leans, and how fast it turns. Then the agent pushes
-the cart to the left or to the right, and gets a reward of 1. The game is over when the
-pole has fallen or the cart has left the track. After 500 steps the time is up, and the
-agent has played perfectly.
+In the game CartPole-v1, a pole stands on a cart. At each step the agent sees four
+numbers: the position and the speed of the cart, and the angle and the angular speed of
+the pole. It then pushes the cart to the left or to the right, and earns a reward of 1.
+The game is over as soon as the pole falls or the cart leaves the track. After 500 steps
+the time is up, and the agent has played perfectly.
 
-The return of an episode is the sum of its rewards. The discounted return counts a
-reward that comes k steps later only gamma^k times, where gamma is a little below 1.
-Q(s, a) is the mean discounted return from state s on, if action a is taken now and the
-best actions later. The Bellman equation says that Q(s, a) is also the mean of
+The return of an episode is the sum of its rewards. Q(s, a) is the discounted return
+that we can expect if we take action a in state s, and the best actions afterwards: a
+reward that comes k steps later counts gamma^k times, where gamma is slightly below 1.
+By the Bellman equation, Q(s, a) is the expectation of
 
-    y = r + gamma max_a' Q(s', a')        if the game goes on
-    y = r                                 if the game is over
+    y = r + gamma max_a' Q(s', a')     if the game goes on
+    y = r                              if the game is over
 
-where r is the reward and s' the next state. A step of the game shows r and s'. The true
-Q(s', a') is not known, so we use its prediction.
+where r is the reward and s' the next state. A Deep Q-Network (DQN, Mnih et al. 2015) is
+a neural network that predicts Q(s, a). As nobody knows the true Q(s', a'), a prediction
+takes its place in y, the target, which the network learns. Training repeats this:
 
-A Deep Q-Network (DQN, Mnih et al. 2015) is a neural network that predicts Q(s, a). It
-learns by moving its prediction towards y, which is called the target. The training
-repeats four things:
+    Act.       With probability epsilon, take a random action. Otherwise, take the
+               greedy action: the one whose predicted Q-value is the largest.
+    Remember.  Store what happened as a transition in the replay memory.
+    Learn.     Draw a random batch from the memory, and move the predictions for its
+               transitions towards the targets.
+    Evaluate.  Every 256 steps, let the agent play 100 greedy episodes. If all are
+               perfect, this may be luck: play 2,000 more, and stop if these are, too.
 
-    Act.       Take a random action with probability epsilon. Otherwise take the greedy
-               action, whose predicted Q-value is the largest.
-    Remember.  Store what happened in the replay memory.
-    Learn.     Draw a random batch from the memory, and move the predictions for it
-               towards their targets.
-    Evaluate.  After every 256 steps, play 100 greedy episodes. If all are perfect, that
-               may be luck: play 2,000 more, and stop if these are perfect, too. None of
-               them is learned from, or counted as steps.
-
-The batch is random because successive steps are much alike and would teach the same
-again and again. There are two networks. The online network acts and learns. The target
-network predicts the Q-values in the targets. It is a copy of the online network that is
-renewed every 20 steps. With a single network, each update would move its own target.
-
-The program changes the target above in three ways: it is that of Double DQN, rewards
-are multiplied by 1 - gamma, and the next value has an upper limit. All that differs
-from Mnih et al. is listed after the lecture.
+The batch is random because successive transitions are alike: from them alone, the
+network would forget the rest of the game. There are two networks. The online network
+acts and learns. The target network, which predicts the Q-values in the targets, is a
+copy of it that is renewed only every 20 steps, so that the targets stay for a while.
 
     python main.py                                     train, and write all files
     python main.py --evaluate params.pkl               score trained parameters
@@ -45,11 +37,10 @@ from Mnih et al. is listed after the lecture.
     python main.py --help                              explain all settings
 
 In a notebook, run the cells, which begin with # %%, and then main("--seed 1"). After a
-change, run all cells again. The lecture goes from Network to Training. What follows can
-be skipped: variations, games, files and the command line.
+change, run all cells again. The lecture ends with the cell Training.
 
-Letters in square brackets are the sizes of arrays: B transitions in a batch, O numbers
-in an observation, A actions, N episodes, T steps.
+Shapes of arrays stand in square brackets: B transitions in a batch, O numbers in an
+observation, A actions, N episodes, T steps.
 """
 
 import argparse
@@ -68,7 +59,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # It is enough for a small network.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # The CPU is fast enough.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # Games are drawn without a window
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # and without sound.
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
@@ -85,9 +76,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 
-# %% Settings: skip them at first, and come back when you meet a name
+# %% Settings: skip this cell at first, and come back when you meet a name
 def option(default, meaning, choices=None):
-    """Return a field of Config. Its meaning is shown by --help."""
+    """Return a field of Config whose meaning is shown by --help."""
     return field(default=default, metadata={"help": meaning, "choices": choices})
 
 
@@ -97,13 +88,13 @@ class Config:
 
     # Network
     hidden: tuple = option((64, 64), "sizes of the hidden layers")
-    scale_observations: bool = option(True, "divide by the deviation in the warm-up")
+    scale_observations: bool = option(True, "divide by the standard deviation")
 
     # Policy
-    epsilon_start: float = option(1.0, "epsilon when its fall begins")
-    epsilon_end: float = option(0.05, "epsilon that the fall leads to")
-    epsilon_decay: float = option(1_500.0, "steps of the fall, or its time constant")
-    epsilon_fall: str = option("linear", "fall of epsilon", ("linear", "exponential"))
+    epsilon_start: float = option(1.0, "epsilon before its decay")
+    epsilon_end: float = option(0.05, "epsilon after its decay")
+    epsilon_decay: float = option(1_500.0, "steps of a linear decay, or time constant")
+    epsilon_fall: str = option("linear", "form of decay", ("linear", "exponential"))
 
     # Replay
     memory_size: int = option(1_000, "transitions in the memory at most")
@@ -112,12 +103,12 @@ class Config:
 
     # Learning
     gamma: float = option(0.99, "discount of a reward one step later")
-    reward_mode: str = option("scaled", "form of rewards", ("scaled", "clipped", "raw"))
+    reward_mode: str = option("scaled", "what is learned", ("scaled", "clipped", "raw"))
     double: bool = option(True, "use the target of Double DQN")
-    q_limit: float = option(1_000.0, "upper limit of Q in targets, before scaling")
+    q_limit: float = option(1_000.0, "upper limit of next values, before scaling")
     loss: str = option("huber", "cost of an error", ("huber", "squared"))
     learning_rate: float = option(0.005, "step size of the optimizer")
-    clip_value: float = option(np.inf, "bound of each number of a gradient")
+    clip_value: float = option(np.inf, "limit of each number in a gradient")
     train_every: int = option(1, "steps between two updates")
     target_period: int = option(20, "steps between two target networks")
     tau: float = option(1.0, "share of the online network in a new target network")
@@ -136,15 +127,6 @@ class Config:
     goal: float = option(500.0, "mean greedy return that ends training, if confirmed")
 
 
-# %% JAX: functions that change functions
-# jit(f) is f, but compiled. grad(f) computes the gradient of f for its first argument.
-# vmap(f) applies f to each row of a batch. The arguments of f are arrays, or trees of
-# arrays: dictionaries, lists and tuples. jit takes a Config as a constant, and compiles
-# f anew for each Config and for each shape of the arrays. So an `if` in f may ask for a
-# setting or for a key of a dictionary, but not for a number in an array.
-jit_with_config = partial(jit, static_argnames="config")
-
-
 # %% Network: predict one Q-value for each action
 def init_layer(rng, n_inputs, n_outputs, gain=1.0):
     """Return a dense layer whose weights have the variance gain^2 / n_inputs."""
@@ -156,8 +138,9 @@ def init_layer(rng, n_inputs, n_outputs, gain=1.0):
 def init_params(rng, env, config):
     """Return the parameters of a new network for a game.
 
-    The last layer is small, so that at first all Q-values are nearly 0. The scale is
-    measured later instead of learned. It stands here because it must be saved, too.
+    The output layer starts with small weights, so that all Q-values are close to 0.
+    The scale of the observations is measured and not learned; see measure_scale. It is
+    stored with the parameters because a network is of no use without it.
     """
     width = env.observation_space.shape[0]
     n_actions = env.action_space.n
@@ -178,36 +161,36 @@ def dense(layer, x):
     return x @ layer["w"] + layer["b"]
 
 
-@jit
+@jit  # This compiles the function, once for each shape of its arguments.
 def q_values(params, obs):
-    """Return Q(s, a), in the unit of the learned rewards: [..., O] -> [..., A]."""
-    scale = lax.stop_gradient(params["scale"])  # So no update changes it.
+    """Return the predicted Q-values of all actions: [..., O] -> [..., A]."""
+    scale = lax.stop_gradient(params["scale"])  # Learning does not change the scale.
     x = obs / scale
     for layer in params["hidden"]:
         x = nn.silu(dense(layer, x))  # silu(x) = x sigmoid(x), a smooth ReLU
 
     if "value" in params:
-        return dueling_q_values(params, x)  # See Variations.
+        return dueling_q_values(params, x)  # See the cell Variations.
     return dense(params["output"], x)
 
 
-# %% Policy: act at random, or use what is known
-# The course fixes the names of these functions and their first arguments. Here rng is a
-# Generator of NumPy, because that needs no compilation.
+# %% Policy: explore with random actions, or use what has been learned
+# The course prescribes the names and the first arguments of the next three functions.
+# Our rng is a random generator of NumPy, which unlike JAX's needs no compilation.
 def random_policy_fn(rng, obs, n_actions=2):
     """Return random actions, all equally likely: [..., O] -> [...]."""
     return rng.integers(n_actions, size=obs.shape[:-1])
 
 
 def policy_fn(rng, params, obs):
-    """Return the greedy actions, argmax_a Q(s, a): [..., O] -> [...]. rng is unused."""
+    """Return the greedy actions, argmax_a Q(s, a), without rng: [..., O] -> [...]."""
     return np.asarray(q_values(params, obs)).argmax(axis=-1)
 
 
 def action_fn(rng, params, obs, epsilon=0.05):
     """Return a random action with probability epsilon, and otherwise the greedy one."""
     if rng.random() < epsilon:
-        n_actions = params["output"]["b"].size  # The last layer has a bias per action.
+        n_actions = params["output"]["b"].size  # There is one bias for each action.
         return int(random_policy_fn(rng, obs, n_actions))
     return int(policy_fn(rng, params, obs))
 
@@ -215,9 +198,9 @@ def action_fn(rng, params, obs, epsilon=0.05):
 def epsilon_at(step, config):
     """Return epsilon, which falls from epsilon_start towards epsilon_end.
 
-    t steps after the warm-up, epsilon = end + (start - end) remaining, where
+    At t steps after the warm-up, epsilon is end + (start - end) remaining, where
         remaining = max(0, 1 - t / epsilon_decay)     if the fall is linear
-        remaining = exp(-t / epsilon_decay)           if it is exponential
+        remaining = exp(-t / epsilon_decay)           if the fall is exponential
     """
     t = step - config.warmup_steps
     if config.epsilon_fall == "linear":
@@ -227,12 +210,13 @@ def epsilon_at(step, config):
     return config.epsilon_end + (config.epsilon_start - config.epsilon_end) * remaining
 
 
-# %% Replay: remember transitions in a deque, which forgets the oldest ones
+# %% Replay: store transitions in a deque, which forgets the oldest ones
 class Transition(NamedTuple):
-    """A step of the game. In a batch, each field is an array of B steps.
+    """One step of the game. In a batch, each field is an array of B such values.
 
-    `terminated` says that the game is over, so that no reward can follow. If only the
-    time is up, it is false: the next state still has a value (Pardo et al. 2018).
+    `terminated` means that the game is over and that no rewards can follow. It is false
+    if only the time is up, because the next state still has a value then (Pardo et al.
+    2018).
     """
 
     obs: np.ndarray  # [O]
@@ -245,12 +229,12 @@ class Transition(NamedTuple):
 def make_memory(config):
     """Return an empty memory."""
     if config.prioritized:
-        return PrioritizedMemory(config.memory_size)  # See Variations.
+        return PrioritizedMemory(config.memory_size)  # See the cell Variations.
     return deque(maxlen=config.memory_size)
 
 
 def warm_up(rng, env, config):
-    """Return a memory of random steps, so that the first batches differ enough."""
+    """Play at random, so that learning starts with a memory of various transitions."""
     memory = make_memory(config)
     obs, _ = env.reset(seed=int(rng.integers(2**31)))
     for _ in range(config.warmup_steps):
@@ -264,11 +248,11 @@ def warm_up(rng, env, config):
 
 
 def measure_scale(memory):
-    """Return the standard deviation of each number of the observations, or 1 for one
-    that does not change: [O].
+    """Return the standard deviation of each number in the observations, [O].
 
-    The network divides by it, so that the unit of a number does not matter. The mean is
-    not subtracted, since in CartPole's warm-up it is small beside the deviation.
+    The network divides the observations by it, because a network learns best if all of
+    its inputs are about equally large. A number that never changes is divided by 1. We
+    do not subtract the mean, which is small in CartPole's warm-up.
     """
     deviation = np.std([transition.obs for transition in memory], axis=0)
     return np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
@@ -276,43 +260,44 @@ def measure_scale(memory):
 
 def stack(transitions):
     """Return a list of transitions as one batch."""
-    columns = zip(*transitions)  # all observations, all actions, ...
+    columns = zip(*transitions)  # all observations, all actions, all rewards, ...
     return Transition(*[np.array(column) for column in columns])
 
 
 def sample_batch(rng, memory, batch_size):
-    """Return a random batch, in which a transition may occur more than once."""
+    """Return a random batch of transitions, some of which may occur more than once."""
     indices = rng.integers(len(memory), size=batch_size)
     return stack([memory[i] for i in indices])
 
 
 # %% Learning: move Q(s, a) towards the target y
 def reward_factor(config):
-    """Return the factor by which rewards are scaled, or 1 if they are not.
+    """Return 1 - gamma if rewards are scaled, and otherwise 1.
 
-    Scaled rewards are multiplied by 1 - gamma. This multiplies all Q-values by the same
-    factor. In CartPole true ones lie between 0 and 1 instead of 0 and 100, closer to
-    where a new network starts.
+    Multiplying all rewards by 1 - gamma multiplies all Q-values by 1 - gamma. In
+    CartPole, the true ones then lie between 0 and 1, and not between 0 and 100. This is
+    closer to 0, where the predictions of a new network start.
     """
     return 1 - config.gamma if config.reward_mode == "scaled" else 1.0
 
 
 def reward_to_learn(reward, config):
-    """Return a reward as the targets use it: scaled, clipped to [-1, 1], or raw."""
+    """Return a reward as it is to be learned: scaled, clipped to [-1, 1], or raw."""
     if config.reward_mode == "clipped":
         return jnp.clip(reward, -1, 1)
     return reward_factor(config) * reward
 
 
 def next_value(params, target_params, next_obs, config):
-    """Return what the target network predicts for the next state s'.
+    """Return the value of the next state s', as the target network predicts it.
 
     DQN:         max_a' Q_target(s', a')
     Double DQN:  Q_target(s', argmax_a' Q(s', a'))
 
-    On average, the maximum of uncertain predictions is too high, because it prefers
-    those that are too high by chance. In Double DQN (van Hasselt et al. 2016), the
-    online network chooses the next action, and the target network predicts its value.
+    Some predictions are too high and some too low. The maximum prefers those that are
+    too high, so that on average it exceeds the true value. In Double DQN (van Hasselt
+    et al. 2016), the online network chooses an action and the target network evaluates
+    it. As the errors of the two networks differ, the result is less often too high.
     """
     target_values = q_values(target_params, next_obs)
     if not config.double:
@@ -322,14 +307,14 @@ def next_value(params, target_params, next_obs, config):
 
 
 def td_error(params, target_params, transition, config):
-    """Return the temporal-difference error y - Q(s, a) of one transition.
+    """Return the temporal-difference error y - Q(s, a) of a single transition.
 
     y = r + gamma min(next_value(s'), limit)     if the game goes on
     y = r                                        if the game is over
 
-    Predictions that learn from each other can grow and grow. Therefore the next value
-    has an upper limit. In CartPole it is ten times the largest true value, which is
-    1 / (1 - gamma) = 100 before scaling.
+    Predictions that learn from each other can grow without end. The limit prevents
+    this. In CartPole with gamma = 0.99, true values are at most 1 / (1 - gamma) = 100
+    before scaling, so that the limit of 1,000 does not cut them.
     """
     obs, action, reward, next_obs, terminated = transition
     value = next_value(params, target_params, next_obs, config)
@@ -337,13 +322,19 @@ def td_error(params, target_params, transition, config):
     r = reward_to_learn(reward, config)
     y = r + config.gamma * jnp.minimum(value, limit) * (1 - terminated)
 
-    # Only the prediction learns. For the gradient, the target is a constant.
+    # Only the prediction is to move, so the gradient treats the target as a constant.
     return lax.stop_gradient(y) - q_values(params, obs)[action]
+
+
+# grad(f) computes the gradient of f with respect to its first argument. vmap(f) applies
+# f to each row of a batch. For jit, a Config is static: jit compiles f anew for each
+# Config, so that an `if` may depend on a setting, but not on the numbers in an array.
+jit_with_config = partial(jit, static_argnames="config")
 
 
 @jit_with_config
 def batch_td_errors(params, target_params, batch, config):
-    """Return the errors of all transitions of a batch, [B]."""
+    """Return the errors of all transitions in a batch, [B]."""
 
     def error_of(transition):
         return td_error(params, target_params, transition, config)
@@ -357,8 +348,8 @@ def loss_fn(params, target_params, batch, config, weights):
     squared:  cost(e) = e^2 / 2
     huber:    cost(e) = e^2 / 2    if |e| <= 1, else |e| - 1/2
 
-    The weights w_i are 1, unless replay is prioritized. With the scaled rewards of
-    CartPole, an error above 1 is rare.
+    The Huber loss is gentler with large errors. With scaled rewards, however, errors
+    above 1 are rare in CartPole. All weights w_i are 1, unless replay is prioritized.
     """
     errors = batch_td_errors(params, target_params, batch, config)
     if config.loss == "huber":
@@ -371,10 +362,10 @@ def loss_fn(params, target_params, batch, config, weights):
 def make_optimizer(config):
     """Return the optimizer, Adam by default (Kingma and Ba 2015)."""
     if config.optimizer == "adamw":
-        optimizer = make_adamw(config)  # See Variations.
+        optimizer = make_adamw(config)  # See the cell Variations.
     else:
         adam = optax.adam(config.learning_rate)
-        optimizer = optax.flatten(adam)  # All parameters as one array: this is faster.
+        optimizer = optax.flatten(adam)  # Adam is faster on one long array.
 
     if config.clip_value < np.inf:
         optimizer = optax.chain(optax.clip(config.clip_value), optimizer)
@@ -382,7 +373,7 @@ def make_optimizer(config):
 
 
 class Learner(NamedTuple):
-    """Two networks, and what the optimizer remembers."""
+    """The two networks, and what the optimizer remembers of earlier gradients."""
 
     params: Any  # of the online network
     target_params: Any  # of the target network
@@ -391,25 +382,24 @@ class Learner(NamedTuple):
 
 @jit_with_config
 def init_learner(params, config):
-    """Return a learner that has not learned yet. Its two networks are equal."""
+    """Return a learner whose two networks are still equal."""
     return Learner(params, params, make_optimizer(config).init(params))
 
 
 @jit_with_config
 def update_fn(learner, batch, config, weights=1.0):
-    """Return the learner after one step of the optimizer on a batch."""
+    """Return the learner after the optimizer has taken one step on a batch."""
     params, target_params, opt_state = learner
     gradient = grad(loss_fn)(params, target_params, batch, config, weights)
-    optimizer = make_optimizer(config)  # What Adam remembers is in opt_state.
+    optimizer = make_optimizer(config)  # All that it remembers is in opt_state.
     changes, opt_state = optimizer.update(gradient, opt_state, params)
     params = optax.apply_updates(params, changes)
     return Learner(params, target_params, opt_state)
 
 
 def learn(rng, learner, memory, step, config):
-    """Return the learner after an update on a batch that is drawn from the memory."""
-    if config.prioritized:
-        # See Variations.
+    """Draw a batch from the memory, and return the learner after an update on it."""
+    if config.prioritized:  # See the cell Variations.
         return prioritized_update(rng, learner, memory, step, config)
     batch = sample_batch(rng, memory, config.batch_size)
     return update_fn(learner, batch, config)
@@ -419,12 +409,12 @@ mix = jit(optax.incremental_update)  # tau params + (1 - tau) target_params
 
 
 def update_target(learner, config):
-    """Return the learner after a change of its target network.
+    """Return the learner after its target network has moved towards the online network.
 
         target_params <- tau params + (1 - tau) target_params
 
     With tau = 1, the target network becomes a copy (Mnih et al. 2015). With a small tau
-    after every step, it follows softly (Lillicrap et al. 2016).
+    and a period of 1, it follows the online network slowly (Lillicrap et al. 2016).
     """
     if config.tau == 1:
         return learner._replace(target_params=learner.params)
@@ -432,12 +422,12 @@ def update_target(learner, config):
     return learner._replace(target_params=target_params)
 
 
-# %% Evaluation: how good is the agent without random actions?
+# %% Evaluation: how well does the agent play without random actions?
 def play_episodes(rng, params, n_episodes, config):
-    """Play N episodes side by side: greedily, or at random if params is None.
+    """Play N episodes side by side, and greedily. If params is None, play at random.
 
-    Return the first observations, [N, O], and the rewards of T steps, [T, N]. The
-    rewards are 0 after the end of an episode.
+    Return the first observation of each episode, [N, O], and the rewards of T steps,
+    [T, N], which are 0 once an episode has ended.
     """
     rewards = []
     running = np.ones(n_episodes, bool)
@@ -458,18 +448,19 @@ def play_episodes(rng, params, n_episodes, config):
 
 
 class Evaluation(NamedTuple):
-    """How a greedy agent played N episodes. All arrays are [N]."""
+    """How a greedy agent played N episodes. Each field is an array, [N]."""
 
     returns: np.ndarray
-    achieved: np.ndarray  # discounted returns
-    predicted: np.ndarray  # the network's prediction of them, without a time limit
+    achieved: np.ndarray  # the discounted returns
+    predicted: np.ndarray  # the discounted returns that the network expected
 
 
 def evaluate(rng, params, n_episodes, config):
     """Let a greedy agent play N episodes, and return an Evaluation.
 
-    The prediction is max_a Q(s, a) at the start of an episode. If rewards are learned
-    clipped, they are clipped in the discounted returns, too.
+    The network's prediction is max_a Q(s, a) in the first state of an episode. It knows
+    of no time limit. If rewards are learned clipped, the discounted returns are sums of
+    clipped rewards, too.
     """
     first_obs, rewards = play_episodes(rng, params, n_episodes, config)
     returns = rewards.sum(axis=0)
@@ -484,8 +475,10 @@ def evaluate(rng, params, n_episodes, config):
 
 
 def evaluate_and_confirm(rng, params, config):
-    """Return an Evaluation. If it reaches the goal, that may be luck, and a second one
-    with twenty times as many episodes takes its place.
+    """Return an Evaluation of the agent.
+
+    If the agent reaches the goal, it may have been lucky. Then it is evaluated again,
+    with 20 times as many episodes, and only the second result counts.
     """
     evaluation = evaluate(rng, params, config.eval_episodes, config)
     if evaluation.returns.mean() >= config.goal:
@@ -495,7 +488,7 @@ def evaluate_and_confirm(rng, params, config):
 
 # %% Training: act, remember, learn, evaluate
 def start_training(rng, env, config):
-    """Return the memory and the learner with which a training starts."""
+    """Return the memory and the learner with which the training starts."""
     params = init_params(rng, env, config)
     memory = warm_up(rng, env, config)
     if config.scale_observations:
@@ -506,9 +499,9 @@ def start_training(rng, env, config):
 def train(config, seed, quiet=False):
     """Train an agent until it reaches the goal, or for total_steps.
 
-    Return its best parameters, a list with the step and return of each episode after
-    the warm-up, and a list with the step and result of each evaluation. The seed
-    decides all that is random.
+    Return its best parameters, a list of episodes (the step at which each one ended and
+    its return), and a list of evaluations (the step of each one and its result). The
+    seed determines everything that is random.
     """
     rng = np.random.default_rng(seed)
     eval_rng = np.random.default_rng([seed, 1])  # Evaluations do not disturb training.
@@ -546,7 +539,7 @@ def train(config, seed, quiet=False):
                 evaluations.append((step, evaluation))
                 score = evaluation.returns.mean()
                 bar.set_postfix(epsilon=epsilon, greedy_return=score)
-                is_finite = np.isfinite(evaluation.predicted).all()  # no divergence
+                is_finite = np.isfinite(evaluation.predicted).all()  # else it diverged
                 if is_finite and score > best_score:
                     best_score = score
                     best_params = learner.params
@@ -559,11 +552,12 @@ def train(config, seed, quiet=False):
 def dueling_q_values(params, x):
     """Return the Q-values of a dueling network (Wang et al. 2016).
 
-    It predicts the mean Q-value of a state, and how far each action lies above it:
+    It predicts the mean Q-value of a state, and how far each action differs from it:
 
         Q(s, a) = value(s) + advantage(s, a) - mean_a' advantage(s, a')
 
-    In the paper both have hidden layers of their own. Here they share them.
+    In the paper, value and advantage have hidden layers of their own. Here they share
+    all of them.
     """
     value = dense(params["value"], x)
     advantage = dense(params["output"], x)
@@ -593,12 +587,13 @@ class PrioritizedMemory(deque):
     Probability:  P(i) = p_i^0.6 / sum_k p_k^0.6
     Weight:       w_i = (M P(i))^-beta, divided by the largest one in the batch
 
-    M transitions are in the memory. A new one gets the highest priority in it. What is
-    drawn often gets a small weight in the loss, so that it does not count too much.
+    Here M is the number of transitions in the memory. A new transition gets the highest
+    priority in it. A transition that is drawn often gets a small weight in the loss, so
+    that all in all it does not count too much.
 
-    The paper does more: it splits the sum of the powers into B equal parts and draws a
-    transition from each, it clips errors to [-1, 1], and it learns at a quarter of the
-    rate of DQN.
+    The paper does more. It splits the sum of the powers into B equal parts and draws a
+    transition from each of them, it clips errors to [-1, 1], and it learns at a quarter
+    of DQN's learning rate.
     """
 
     def __init__(self, size):
@@ -620,15 +615,15 @@ class PrioritizedMemory(deque):
         return stack([self[i] for i in indices]), weights, indices
 
     def renew(self, indices, errors):
-        """Store the priorities of a batch, never 0, so that all can be drawn again."""
+        """Store new priorities, which are never 0, so that all can be drawn again."""
         for i, error in zip(indices, np.abs(errors).tolist()):
             self.priorities[i] = error + 1e-6
 
 
 def prioritized_update(rng, learner, memory, step, config):
-    """Return the learner after an update on a batch that is drawn by priority.
+    """Draw a batch by priority, and return the learner after an update on it.
 
-    beta rises from about 0.4 to 1, which it reaches if all total_steps are taken.
+    beta rises from about 0.4 to 1, which it reaches if the training takes all steps.
     """
     beta = 0.4 + 0.6 * step / config.total_steps
     batch, weights, indices = memory.sample(rng, config.batch_size, beta)
@@ -665,10 +660,10 @@ def prioritized_update(rng, learner, memory, step, config):
 #     an episode       starts with up to 30 no-ops  starts with the agent
 #     evaluation       epsilon 0.05                 epsilon 0
 #     training         a fixed number of frames     ends when the goal is reached
-#     result           the last network             the best one that was evaluated
 
 
 # %% Games: those that can be flattened, with actions that are discrete or bounded
+# From here on, there is nothing more about DQN.
 OTHER = Config(
     goal=np.inf,
     epsilon_decay=5_000.0,
@@ -710,7 +705,7 @@ def make_game(config, **kwargs):
     except NotImplementedError as error:
         game.close()
         space = game.observation_space
-        raise ValueError(f"its observations are no vectors: {space}") from error
+        raise ValueError(f"its observations are not vectors: {space}") from error
     except Exception:
         game.close()
         raise
@@ -944,7 +939,8 @@ def make_hand_in(config, seed, out):
     print(HEADER)
     for name, agent in agents.items():
         print_score(name, agent, seed, config.eval_episodes, config)
-    best_score = max(evaluation.returns.mean() for _, evaluation in evaluations)
+    finite = [one for _, one in evaluations if np.isfinite(one.predicted).all()]
+    best_score = max((one.returns.mean() for one in finite), default=-np.inf)
     if best_score < config.goal < np.inf:
         print(f"The best in training was {best_score:.2f}. The goal is {config.goal}.")
         print("More --total-steps or another --seed may help.")
@@ -1020,9 +1016,9 @@ def make_parser(words):
         parents=[first],
     )
     add = parser.add_argument
-    add("--seed", type=int, default=0, help="number that decides all that is random")
+    add("--seed", type=int, default=0, help="number that determines all random ones")
     add("--out", type=Path, default=Path(), help="folder for the files")
-    scored = "score these files, do not train; of the settings, --eval-episodes counts"
+    scored = "score these files; only --env-id, --eval-episodes and --seed count then"
     add("--evaluate", nargs="+", metavar="FILE", help=scored)
     add("--watch", action="store_true", help="show the agent in a window at the end")
     defaults = game_config(env_id)
