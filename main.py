@@ -63,7 +63,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # The CPU is fast enough.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # Games are drawn without a window
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # and without sound.
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
-    os.environ["MPLBACKEND"] = "agg"  # Notebooks set one that may be missing.
+    os.environ["MPLBACKEND"] = "agg"  # That of a notebook may be missing.
 
 import chex
 import gymnasium as gym
@@ -294,10 +294,10 @@ def next_value(params, target_params, next_obs, config):
     DQN:         max_a' Q_target(s', a')
     Double DQN:  Q_target(s', argmax_a' Q(s', a'))
 
-    Some predictions are too high and some too low. The maximum prefers those that are
-    too high, so that on average it exceeds the true value. In Double DQN (van Hasselt
-    et al. 2016), the online network chooses an action and the target network evaluates
-    it. As the errors of the two networks differ, the result is less often too high.
+    If some predictions are too high and some too low by chance, the maximum prefers
+    those that are too high, and on average it exceeds the true value. In Double DQN
+    (van Hasselt et al. 2016), the online network chooses an action and the target
+    network evaluates it. As their errors differ, the result is less often too high.
     """
     target_values = q_values(target_params, next_obs)
     if not config.double:
@@ -312,9 +312,9 @@ def td_error(params, target_params, transition, config):
     y = r + gamma min(next_value(s'), limit)     if the game goes on
     y = r                                        if the game is over
 
-    Predictions that learn from each other can grow without end. The limit prevents
-    this. In CartPole with gamma = 0.99, true values are at most 1 / (1 - gamma) = 100
-    before scaling, so that the limit of 1,000 does not cut them.
+    Predictions that learn from each other can grow without end. The limit bounds the
+    targets from above. In CartPole with gamma = 0.99, true values are at most
+    1 / (1 - gamma) = 100 before scaling, so that the limit of 1,000 does not cut them.
     """
     obs, action, reward, next_obs, terminated = transition
     value = next_value(params, target_params, next_obs, config)
@@ -458,9 +458,9 @@ class Evaluation(NamedTuple):
 def evaluate(rng, params, n_episodes, config):
     """Let a greedy agent play N episodes, and return an Evaluation.
 
-    The network's prediction is max_a Q(s, a) in the first state of an episode. It knows
-    of no time limit. If rewards are learned clipped, the discounted returns are sums of
-    clipped rewards, too.
+    The network's prediction is max_a Q(s, a) in the first state of an episode, without
+    the scaling of rewards. It knows of no time limit. If rewards are learned clipped,
+    the discounted returns are sums of clipped rewards, too.
     """
     first_obs, rewards = play_episodes(rng, params, n_episodes, config)
     returns = rewards.sum(axis=0)
@@ -588,8 +588,8 @@ class PrioritizedMemory(deque):
     Weight:       w_i = (M P(i))^-beta, divided by the largest one in the batch
 
     Here M is the number of transitions in the memory. A new transition gets the highest
-    priority in it. A transition that is drawn often gets a small weight in the loss, so
-    that all in all it does not count too much.
+    priority that is stored, or 1 at first. A transition that is drawn often gets a
+    small weight in the loss, so that all in all it does not count too much.
 
     The paper does more. It splits the sum of the powers into B equal parts and draws a
     transition from each of them, it clips errors to [-1, 1], and it learns at a quarter
@@ -663,7 +663,7 @@ def prioritized_update(rng, learner, memory, step, config):
 
 
 # %% Games: those that can be flattened, with actions that are discrete or bounded
-# From here on, there is nothing more about DQN.
+# There are no new ideas from here on, only settings, wrappers, files and options.
 OTHER = Config(
     goal=np.inf,
     epsilon_decay=5_000.0,
@@ -678,7 +678,7 @@ OTHER = Config(
     eval_episodes=50,
 )
 DEEP = replace(OTHER, hidden=(64, 64, 64))
-TUNED = {  # by hand, on seeds 1000 to 1099
+TUNED = {  # by hand, on seeds 1000 to 1099; game_config adds the name of the game
     "CartPole-v1": Config(),
     "MountainCar-v0": replace(DEEP, goal=-100.0, eval_every=1_024, total_steps=100_000),
     "Acrobot-v1": replace(DEEP, goal=-72.0, tau=0.03),
@@ -1009,8 +1009,9 @@ def make_parser(words):
         usage="python main.py [options]",
         description="Train a Deep Q-Network, and write all files of the hand-in.",
         epilog="For a game of your own, write mygame.py beside main.py, with a "
-        "gymnasium.Env (GIFs need its render) and gymnasium.register('My-v0', MyEnv). "
-        "Then give --env-id mygame:My-v0, to train as well as to --evaluate.",
+        "gymnasium.Env and gymnasium.register('My-v0', MyEnv). GIFs need its render "
+        "and a constructor that takes render_mode. Then give --env-id mygame:My-v0, to "
+        "train as well as to --evaluate.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
         parents=[first],
@@ -1018,7 +1019,7 @@ def make_parser(words):
     add = parser.add_argument
     add("--seed", type=int, default=0, help="number that determines all random ones")
     add("--out", type=Path, default=Path(), help="folder for the files")
-    scored = "score these files; only --env-id, --eval-episodes and --seed count then"
+    scored = "score these files, with the settings in them but for --eval-episodes"
     add("--evaluate", nargs="+", metavar="FILE", help=scored)
     add("--watch", action="store_true", help="show the agent in a window at the end")
     defaults = game_config(env_id)

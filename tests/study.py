@@ -95,7 +95,7 @@ def read_rows(path):
 
 
 def save_rows(path, rows):
-    """Write these rows, and keep what another study has added to the file meanwhile."""
+    """Write these rows beside those that are in the file."""
     found = read_rows(path)
     while not rows.keys() <= found.keys():  # Another study may write at the same time.
         with (

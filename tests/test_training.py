@@ -155,6 +155,8 @@ def test_the_best_agent_is_kept_and_a_goal_confirmed(
     assert params is played[best][0][1]
     assert [args[2] > 3 for args, _ in played] == [number > 3 for number in episodes]
     assert [(step, one.returns.mean()) for step, one in found] == evaluations
+    results = [id(result) for _, result in played]
+    assert all(id(one) in results for _, one in found)
 
 
 @pytest.mark.parametrize(
