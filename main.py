@@ -3,33 +3,43 @@
 In the game CartPole-v1, a pole stands on a cart. At each step the agent sees four
 numbers: the position and the speed of the cart, and the angle and the angular speed of
 the pole. It then pushes the cart to the left or to the right, and earns a reward of 1.
-The game is over as soon as the pole falls or the cart leaves the track. After 500 steps
-the time is up, and the agent has played perfectly.
+An episode is over as soon as the pole leans by more than 12 degrees or the cart leaves
+the track. After 500 steps the time is up, and the agent has played perfectly. The sum
+of all rewards in an episode is its return.
 
-The return of an episode is the sum of its rewards. Q(s, a) is the discounted return
-that we can expect if we take action a in state s, and the best actions afterwards: a
-reward that comes k steps later counts gamma^k times, where gamma is slightly below 1.
-By the Bellman equation, Q(s, a) is the expectation of
+Q(s, a) is the discounted return that we can expect if we take action a in state s, and
+the best actions afterwards. In it, a reward that comes k steps later counts gamma^k
+times, where gamma is slightly below 1. By the Bellman equation, Q(s, a) is the mean of
 
-    y = r + gamma max_a' Q(s', a')     if the game goes on
-    y = r                              if the game is over
+    r + gamma max_a' Q(s', a')
 
-where r is the reward and s' the next state. A Deep Q-Network (DQN, Mnih et al. 2015) is
-a neural network that predicts Q(s, a). As nobody knows the true Q(s', a'), a prediction
-takes its place in y, the target, which the network learns. Training repeats this:
+where r is the reward and s' the next state. If the game is over, only r remains. A Deep
+Q-Network (DQN, Mnih et al. 2015) is a neural network that predicts Q(s, a). There are
+two of them. The online network acts and learns. As nobody knows the true Q(s', a'), it
+learns from the predictions of the target network. For Q(s, a), it learns the target
+
+    y = r + gamma max_a' Q_target(s', a')     if the game goes on
+    y = r                                     if the game is over
+
+The target network is a copy of the online network that is renewed only every 20 steps,
+so that the targets stay for a while. Training repeats this:
 
     Act.       With probability epsilon, take a random action. Otherwise, take the
-               greedy action: the one whose predicted Q-value is the largest.
+               greedy action: the one whose predicted Q-value is the largest. At first,
+               epsilon is 1. It falls to 0.05.
     Remember.  Store what happened as a transition in the replay memory.
     Learn.     Draw a random batch from the memory, and move the predictions for its
-               transitions towards the targets.
-    Evaluate.  Every 256 steps, let the agent play 100 greedy episodes. If all are
-               perfect, this may be luck: play 2,000 more, and stop if these are, too.
+               transitions towards their targets. The batch is random because successive
+               transitions are alike: from them alone, the network would forget the rest
+               of the game.
+    Evaluate.  Every 256 steps, let the agent play 100 greedy episodes. If their mean
+               return is 500, this may be luck: play 2,000 more, and stop if theirs is,
+               too.
 
-The batch is random because successive transitions are alike: from them alone, the
-network would forget the rest of the game. There are two networks. The online network
-acts and learns. The target network, which predicts the Q-values in the targets, is a
-copy of it that is renewed only every 20 steps, so that the targets stay for a while.
+The defaults differ from this in three ways, which the cell Learning explains. The
+online network chooses the action a' (Double DQN), rewards are multiplied by 1 - gamma,
+and the predictions for s' have an upper limit. In the code, `config` holds all numbers
+such as gamma or the size of a batch. The cell Settings explains them.
 
     python main.py                                     train, and write all files
     python main.py --evaluate params.pkl               score trained parameters
@@ -37,7 +47,7 @@ copy of it that is renewed only every 20 steps, so that the targets stay for a w
     python main.py --help                              explain all settings
 
 In a notebook, run the cells, which begin with # %%, and then main("--seed 1"). After a
-change, run all cells again. The lecture ends with the cell Training.
+change, run all cells again, because compiled functions keep what they were made of.
 
 Shapes of arrays stand in square brackets: B transitions in a batch, O numbers in an
 observation, A actions, N episodes, T steps.
@@ -63,7 +73,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # The CPU is fast enough.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # Games are drawn without a window
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # and without sound.
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
-    os.environ["MPLBACKEND"] = "agg"  # That of a notebook may be missing.
+    os.environ["MPLBACKEND"] = "agg"  # A notebook's shell may name a missing one.
 
 import chex
 import gymnasium as gym
@@ -74,57 +84,6 @@ import optax
 from jax import grad, jit, lax, nn, tree, vmap
 from matplotlib.figure import Figure
 from tqdm import tqdm
-
-
-# %% Settings: skip this cell at first, and come back when you meet a name
-def option(default, meaning, choices=None):
-    """Return a field of Config whose meaning is shown by --help."""
-    return field(default=default, metadata={"help": meaning, "choices": choices})
-
-
-@dataclass(frozen=True)
-class Config:
-    """The settings of an agent. The defaults are for CartPole."""
-
-    # Network
-    hidden: tuple = option((64, 64), "sizes of the hidden layers")
-    scale_observations: bool = option(True, "divide by the standard deviation")
-
-    # Policy
-    epsilon_start: float = option(1.0, "epsilon before its decay")
-    epsilon_end: float = option(0.05, "epsilon after its decay")
-    epsilon_decay: float = option(1_500.0, "steps of a linear decay, or time constant")
-    epsilon_fall: str = option("linear", "form of decay", ("linear", "exponential"))
-
-    # Replay
-    memory_size: int = option(1_000, "transitions in the memory at most")
-    warmup_steps: int = option(512, "random steps before the training")
-    batch_size: int = option(64, "transitions in a batch")
-
-    # Learning
-    gamma: float = option(0.99, "discount of a reward one step later")
-    reward_mode: str = option("scaled", "what is learned", ("scaled", "clipped", "raw"))
-    double: bool = option(True, "use the target of Double DQN")
-    q_limit: float = option(1_000.0, "upper limit of next values, before scaling")
-    loss: str = option("huber", "cost of an error", ("huber", "squared"))
-    learning_rate: float = option(0.005, "step size of the optimizer")
-    clip_value: float = option(np.inf, "limit of each number in a gradient")
-    train_every: int = option(1, "steps between two updates")
-    target_period: int = option(20, "steps between two target networks")
-    tau: float = option(1.0, "share of the online network in a new target network")
-
-    # Variations
-    dueling: bool = option(False, "predict the value and the advantages apart")
-    prioritized: bool = option(False, "replay large errors more often")
-    optimizer: str = option("adam", "adamw is used with AMSGrad", ("adam", "adamw"))
-
-    # Training
-    env_id: str = option("CartPole-v1", "name of the game")
-    action_bins: int = option(11, "choices for each number of a continuous action")
-    total_steps: int = option(50_000, "training steps at most, with the warm-up")
-    eval_every: int = option(256, "steps between two evaluations")
-    eval_episodes: int = option(100, "episodes of an evaluation")
-    goal: float = option(500.0, "mean greedy return that ends training, if confirmed")
 
 
 # %% Network: predict one Q-value for each action
@@ -306,33 +265,36 @@ def next_value(params, target_params, next_obs, config):
     return target_values[next_action]
 
 
+def limit_value(value, config):
+    """Return the value of a next state, or its upper limit if the value is larger.
+
+    Predictions that learn from each other can grow without end. In CartPole, true
+    values are at most 1 / (1 - gamma) = 100 for gamma = 0.99, so that a limit of 1,000
+    does not cut them. It is scaled as the rewards are.
+    """
+    return jnp.minimum(value, config.q_limit * reward_factor(config))
+
+
 def td_error(params, target_params, transition, config):
     """Return the temporal-difference error y - Q(s, a) of a single transition.
 
-    y = r + gamma min(next_value(s'), limit)     if the game goes on
-    y = r                                        if the game is over
-
-    Predictions that learn from each other can grow without end. The limit bounds the
-    targets from above. In CartPole with gamma = 0.99, true values are at most
-    1 / (1 - gamma) = 100 before scaling, so that the limit of 1,000 does not cut them.
+    y = r + gamma value(s')     if the game goes on
+    y = r                       if the game is over
     """
     obs, action, reward, next_obs, terminated = transition
-    value = next_value(params, target_params, next_obs, config)
-    limit = config.q_limit * reward_factor(config)
     r = reward_to_learn(reward, config)
-    y = r + config.gamma * jnp.minimum(value, limit) * (1 - terminated)
+    value = limit_value(next_value(params, target_params, next_obs, config), config)
+    y = r + config.gamma * value * (1 - terminated)
 
     # Only the prediction is to move, so the gradient treats the target as a constant.
     return lax.stop_gradient(y) - q_values(params, obs)[action]
 
 
-# grad(f) computes the gradient of f with respect to its first argument. vmap(f) applies
-# f to each row of a batch. For jit, a Config is static: jit compiles f anew for each
-# Config, so that an `if` may depend on a setting, but not on the numbers in an array.
-jit_with_config = partial(jit, static_argnames="config")
-
-
-@jit_with_config
+# JAX makes new functions of a function f. vmap(f) applies f to each row of a batch.
+# grad(f) computes the gradient of f with respect to its first argument. jit(f) compiles
+# f at the first call. Here it does so again for each config, because config is static.
+# Therefore, an `if` may depend on config, but not on the numbers in an array.
+@partial(jit, static_argnames="config")
 def batch_td_errors(params, target_params, batch, config):
     """Return the errors of all transitions in a batch, [B]."""
 
@@ -380,15 +342,18 @@ class Learner(NamedTuple):
     opt_state: optax.OptState
 
 
-@jit_with_config
+@partial(jit, static_argnames="config")
 def init_learner(params, config):
     """Return a learner whose two networks are still equal."""
     return Learner(params, params, make_optimizer(config).init(params))
 
 
-@jit_with_config
+@partial(jit, static_argnames="config")
 def update_fn(learner, batch, config, weights=1.0):
-    """Return the learner after the optimizer has taken one step on a batch."""
+    """Return the learner after the optimizer has taken one step on a batch.
+
+    Only prioritized replay gives the transitions different weights, [B].
+    """
     params, target_params, opt_state = learner
     gradient = grad(loss_fn)(params, target_params, batch, config, weights)
     optimizer = make_optimizer(config)  # All that it remembers is in opt_state.
@@ -499,9 +464,8 @@ def start_training(rng, env, config):
 def train(config, seed, quiet=False):
     """Train an agent until it reaches the goal, or for total_steps.
 
-    Return its best parameters, a list of episodes (the step at which each one ended and
-    its return), and a list of evaluations (the step of each one and its result). The
-    seed determines everything that is random.
+    Return its best parameters, its episodes as pairs (last step, return), and its
+    evaluations as pairs (step, Evaluation). All that is random depends on the seed.
     """
     rng = np.random.default_rng(seed)
     eval_rng = np.random.default_rng([seed, 1])  # Evaluations do not disturb training.
@@ -539,11 +503,12 @@ def train(config, seed, quiet=False):
                 evaluations.append((step, evaluation))
                 score = evaluation.returns.mean()
                 bar.set_postfix(epsilon=epsilon, greedy_return=score)
-                is_finite = np.isfinite(evaluation.predicted).all()  # else it diverged
-                if is_finite and score > best_score:
+                if not np.isfinite(evaluation.predicted).all():
+                    break  # The network has diverged, and will never recover.
+                if score > best_score:
                     best_score = score
                     best_params = learner.params
-                if best_score >= config.goal:
+                if score >= config.goal:
                     break
     return best_params, episodes, evaluations
 
@@ -616,7 +581,8 @@ class PrioritizedMemory(deque):
 
     def renew(self, indices, errors):
         """Store new priorities, which are never 0, so that all can be drawn again."""
-        for i, error in zip(indices, np.abs(errors).tolist()):
+        errors = np.nan_to_num(np.abs(errors))  # A diverging network may yield nan.
+        for i, error in zip(indices, errors.tolist()):
             self.priorities[i] = error + 1e-6
 
 
@@ -662,8 +628,57 @@ def prioritized_update(rng, learner, memory, step, config):
 #     training         a fixed number of frames     ends when the goal is reached
 
 
-# %% Games: those that can be flattened, with actions that are discrete or bounded
-# There are no new ideas from here on, only settings, wrappers, files and options.
+# %% Settings: all numbers and choices, for CartPole and for other games
+def option(default, meaning, choices=None):
+    """Return a field of Config whose meaning is shown by --help."""
+    return field(default=default, metadata={"help": meaning, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of an agent. The defaults are for CartPole."""
+
+    # Network
+    hidden: tuple = option((64, 64), "sizes of the hidden layers")
+    scale_observations: bool = option(True, "divide by the standard deviation")
+
+    # Policy
+    epsilon_start: float = option(1.0, "epsilon before its decay")
+    epsilon_end: float = option(0.05, "epsilon after its decay")
+    epsilon_decay: float = option(1_500.0, "steps of a linear decay, or time constant")
+    epsilon_fall: str = option("linear", "form of decay", ("linear", "exponential"))
+
+    # Replay
+    memory_size: int = option(1_000, "transitions in the memory at most")
+    warmup_steps: int = option(512, "random steps before the training")
+    batch_size: int = option(64, "transitions in a batch")
+
+    # Learning
+    gamma: float = option(0.99, "discount of a reward one step later")
+    reward_mode: str = option("scaled", "what is learned", ("scaled", "clipped", "raw"))
+    double: bool = option(True, "use the target of Double DQN")
+    q_limit: float = option(1_000.0, "upper limit of next values, before scaling")
+    loss: str = option("huber", "cost of an error", ("huber", "squared"))
+    learning_rate: float = option(0.005, "step size of the optimizer")
+    clip_value: float = option(np.inf, "limit of each number in a gradient")
+    train_every: int = option(1, "steps between two updates")
+    target_period: int = option(20, "steps between two target networks")
+    tau: float = option(1.0, "share of the online network in a new target network")
+
+    # Variations
+    dueling: bool = option(False, "predict the value and the advantages apart")
+    prioritized: bool = option(False, "replay large errors more often")
+    optimizer: str = option("adam", "adamw is used with AMSGrad", ("adam", "adamw"))
+
+    # Training
+    env_id: str = option("CartPole-v1", "name of the game")
+    action_bins: int = option(11, "choices for each number of a continuous action")
+    total_steps: int = option(50_000, "training steps at most, with the warm-up")
+    eval_every: int = option(256, "steps between two evaluations")
+    eval_episodes: int = option(100, "episodes of an evaluation")
+    goal: float = option(500.0, "mean greedy return that ends training, if confirmed")
+
+
 OTHER = Config(
     goal=np.inf,
     epsilon_decay=5_000.0,
@@ -691,6 +706,7 @@ def game_config(env_id):
     return replace(TUNED.get(env_id, OTHER), env_id=env_id)
 
 
+# %% Games: those that can be flattened, with actions that are discrete or bounded
 def make_game(config, **kwargs):
     """Return a game whose observations are vectors and whose actions are 0 to A - 1.
 
@@ -699,13 +715,10 @@ def make_game(config, **kwargs):
     """
     game = gym.make(config.env_id, **kwargs)
     try:
-        env = gym.wrappers.FlattenObservation(PlainGame(game, config.action_bins))
-        if env.observation_space.shape is None:
-            raise NotImplementedError
-    except NotImplementedError as error:
-        game.close()
         space = game.observation_space
-        raise ValueError(f"its observations are not vectors: {space}") from error
+        if not space.is_np_flattenable:
+            raise ValueError(f"its observations are not vectors: {space}")
+        env = gym.wrappers.FlattenObservation(PlainGame(game, config.action_bins))
     except Exception:
         game.close()
         raise
@@ -939,10 +952,9 @@ def make_hand_in(config, seed, out):
     print(HEADER)
     for name, agent in agents.items():
         print_score(name, agent, seed, config.eval_episodes, config)
-    finite = [one for _, one in evaluations if np.isfinite(one.predicted).all()]
-    best_score = max((one.returns.mean() for one in finite), default=-np.inf)
-    if best_score < config.goal < np.inf:
-        print(f"The best in training was {best_score:.2f}. The goal is {config.goal}.")
+    _, last = evaluations[-1]
+    if last.returns.mean() < config.goal < np.inf:
+        print(f"The training did not reach the goal, a mean return of {config.goal}.")
         print("More --total-steps or another --seed may help.")
 
     with skip_if_fails(out / "learning_curve.png"):

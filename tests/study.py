@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
     seed: int
     variant: str
-    steps: int  # until its training stopped
+    steps: int  # until its training reached the goal, or all that it was allowed
     solved: int  # 1 if its training reached the goal, and else 0
     last: float  # the mean return in the last evaluation of the training
     cpu_seconds: float
@@ -118,12 +118,12 @@ def train_agent(config, variant, seed, episodes):
     rng = np.random.default_rng([seed, 2])  # Training has other random numbers.
     returns, _, _ = main.evaluate(rng, params, episodes, config)
     steps, last = evaluations[-1]
-    best_score = max(evaluation.returns.mean() for _, evaluation in evaluations)
+    solved = last.returns.mean() >= config.goal
     return Row(
         seed=seed,
         variant=variant,
-        steps=steps,
-        solved=int(best_score >= config.goal),
+        steps=steps if solved else config.total_steps,
+        solved=int(solved),
         last=float(last.returns.mean()),
         cpu_seconds=round(cpu_seconds, 2),
         mean=float(returns.mean()),

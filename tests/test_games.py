@@ -9,7 +9,7 @@ from conftest import SMALL, Glimpse, new_params, register
 import main
 
 
-class Walk(Glimpse):
+class RandomWalk(Glimpse):
     """A game of random length. Each step pays its action, and a little more each time."""
 
     def step(self, action):
@@ -18,7 +18,7 @@ class Walk(Glimpse):
         return obs, action + self.at / 8, self.np_random.random() < 0.05, False, {}
 
 
-register(Walk, max_episode_steps=20)
+register(RandomWalk, max_episode_steps=20)
 
 
 def play_alone(params, seed, config):
@@ -36,7 +36,9 @@ def play_alone(params, seed, config):
     return total
 
 
-@pytest.mark.parametrize(("env_id", "games"), [("CartPole-v1", 1), ("Walk-v0", 5)])
+@pytest.mark.parametrize(
+    ("env_id", "games"), [("CartPole-v1", 1), ("RandomWalk-v0", 5)]
+)
 def test_games_side_by_side_equal_games_alone_whose_first_episodes_count(env_id, games):
     params, config = new_params(env_id=env_id)
     returns, *_ = main.evaluate(np.random.default_rng(0), params, games, config)

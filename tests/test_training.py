@@ -159,6 +159,15 @@ def test_the_best_agent_is_kept_and_a_goal_confirmed(
     assert all(id(one) in results for _, one in found)
 
 
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_training_ends_where_a_network_diverges_which_is_not_kept(prioritized):
+    config = replace(SMALL, prioritized=prioritized, learning_rate=1e30, train_every=1)
+    params, _, evaluations = main.train(config, 0, quiet=True)
+    assert not np.isfinite(evaluations[-1][1].predicted).any()
+    assert evaluations[-1][0] < config.total_steps
+    assert all(np.isfinite(array).all() for array in main.tree.leaves(params))
+
+
 @pytest.mark.parametrize(
     ("env_id", "on", "scale"),
     [
