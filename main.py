@@ -29,16 +29,15 @@ so that the targets stay for a while. Training repeats this:
                epsilon is 1. It falls to 0.05.
     Remember.  Store what happened as a transition in the replay memory.
     Learn.     Draw a random batch from the memory, and move the predictions for its
-               transitions towards their targets. The batch is random because successive
-               transitions are alike: from them alone, the network would forget the rest
-               of the game.
+               transitions towards their targets. A random batch mixes many parts of the
+               game, while successive transitions are alike.
     Evaluate.  Every 256 steps, let the agent play 100 greedy episodes. If their mean
                return is 500, this may be luck: play 2,000 more, and stop if theirs is,
                too.
 
 The defaults differ from this in three ways, which the cell Learning explains. The
 online network chooses the action a' (Double DQN), rewards are multiplied by 1 - gamma,
-and the predictions for s' have an upper limit. In the code, `config` holds all numbers
+and the predictions for s' have an upper limit. In the code, `config` holds the settings,
 such as gamma or the size of a batch. The cell Settings explains them.
 
     python main.py                                     train, and write all files
@@ -73,7 +72,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # The CPU is fast enough.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # Games are drawn without a window
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # and without sound.
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
-    os.environ["MPLBACKEND"] = "agg"  # A notebook's shell may name a missing one.
+    os.environ["MPLBACKEND"] = "agg"  # A notebook may name a missing backend.
 
 import chex
 import gymnasium as gym
@@ -210,8 +209,8 @@ def measure_scale(memory):
     """Return the standard deviation of each number in the observations, [O].
 
     The network divides the observations by it, because a network learns best if all of
-    its inputs are about equally large. A number that never changes is divided by 1. We
-    do not subtract the mean, which is small in CartPole's warm-up.
+    its inputs vary equally much. A number that never changes is divided by 1. We do not
+    subtract the mean, which is small in CartPole.
     """
     deviation = np.std([transition.obs for transition in memory], axis=0)
     return np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
@@ -283,7 +282,8 @@ def td_error(params, target_params, transition, config):
     """
     obs, action, reward, next_obs, terminated = transition
     r = reward_to_learn(reward, config)
-    value = limit_value(next_value(params, target_params, next_obs, config), config)
+    value = next_value(params, target_params, next_obs, config)
+    value = limit_value(value, config)
     y = r + config.gamma * value * (1 - terminated)
 
     # Only the prediction is to move, so the gradient treats the target as a constant.
@@ -297,11 +297,8 @@ def td_error(params, target_params, transition, config):
 @partial(jit, static_argnames="config")
 def batch_td_errors(params, target_params, batch, config):
     """Return the errors of all transitions in a batch, [B]."""
-
-    def error_of(transition):
-        return td_error(params, target_params, transition, config)
-
-    return vmap(error_of)(batch)
+    errors = vmap(td_error, in_axes=(None, None, 0, None))  # Only batch has rows.
+    return errors(params, target_params, batch, config)
 
 
 def loss_fn(params, target_params, batch, config, weights):
@@ -849,7 +846,7 @@ def record(seed, params, epsilon, config, path):
     """Write a GIF of four seconds of play, less than 400 pixels wide."""
     frames, duration = play_and_draw(seed, params, epsilon, 4, config, "rgb_array")
     n = max(1, frames[0].shape[1] // 200)
-    # Every n-th pixel is enough. Row n - 1 is the first, so that CartPole has a ground.
+    # Every n-th pixel is enough. From row n - 1 on, they show CartPole's thin ground.
     small = [frame[n - 1 :: n, n - 1 :: n, :3] for frame in frames]
     with replacing(path) as new:
         iio.imwrite(new, small, duration=duration, loop=0)
@@ -857,7 +854,7 @@ def record(seed, params, epsilon, config, path):
 
 def draw_curves(episodes, evaluations, config, path):
     """Draw the returns, and what the agent predicted beside what it achieved."""
-    steps, returns = np.reshape(episodes, (-1, 2)).T
+    steps, returns = np.reshape(episodes, (-1, 2)).T  # There may be no episodes.
     ends = range(1, len(returns) + 1)
     means = [returns[max(0, end - 100) : end].mean() for end in ends]
     eval_steps = [step for step, _ in evaluations]
@@ -953,13 +950,15 @@ def make_hand_in(config, seed, out):
     for name, agent in agents.items():
         print_score(name, agent, seed, config.eval_episodes, config)
     _, last = evaluations[-1]
-    if last.returns.mean() < config.goal < np.inf:
+    if not np.isfinite(last.predicted).all():
+        print("The network diverged. A lower --learning-rate may help.")
+    elif last.returns.mean() < config.goal < np.inf:
         print(f"The training did not reach the goal, a mean return of {config.goal}.")
         print("More --total-steps or another --seed may help.")
 
     with skip_if_fails(out / "learning_curve.png"):
         draw_curves(episodes, evaluations, config, out / "learning_curve.png")
-    # Where the first GIF fails, drawing the second one may end the program.
+    # Both are skipped if the first one fails, because another attempt might crash.
     with skip_if_fails(out / "agent.gif", out / "random.gif"):
         record(seed, params, 0.0, config, out / "agent.gif")
         record(seed, params, 1.0, config, out / "random.gif")
@@ -1068,6 +1067,8 @@ def check_numbers(parser, config):
             parser.error(f"argument {flag}: a number above 0 is needed")
     if min(config.hidden) < 1:
         parser.error("argument --hidden: numbers above 0 are needed")
+    if np.isnan(config.goal):
+        parser.error("argument --goal: a number is needed")
     if config.gamma == 1:
         parser.error("argument --gamma: a number below 1 is needed")
     if config.total_steps <= config.warmup_steps:
