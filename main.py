@@ -38,7 +38,8 @@ so that the targets stay for a while. Training repeats this:
 The defaults differ from this in three ways, which the cell Learning explains. The
 online network chooses the action a' (Double DQN), rewards are multiplied by 1 - gamma,
 and the predictions for s' have an upper limit. In the code, `config` holds the settings,
-such as gamma or the size of a batch. The cell Settings explains them.
+such as gamma or the size of a batch. The lecture begins with the cell Network and ends
+with the cell Training. Variations, settings, files and options follow.
 
     python main.py                                     train, and write all files
     python main.py --evaluate params.pkl               score trained parameters
@@ -625,7 +626,7 @@ def prioritized_update(rng, learner, memory, step, config):
 #     training         a fixed number of frames     ends when the goal is reached
 
 
-# %% Settings: all numbers and choices, for CartPole and for other games
+# %% Settings: what can be chosen, with the values for CartPole and for other games
 def option(default, meaning, choices=None):
     """Return a field of Config whose meaning is shown by --help."""
     return field(default=default, metadata={"help": meaning, "choices": choices})
