@@ -22,11 +22,11 @@ learns from the predictions of the target network. For Q(s, a), it learns the ta
     y = r                                     if the game is over
 
 The target network is a copy of the online network that is renewed only every 20 steps,
-so that the targets stay for a while. Training repeats this:
+so that the targets stay for a while. After 512 random steps, training repeats this:
 
     Act.       With probability epsilon, take a random action. Otherwise, take the
                greedy action: the one whose predicted Q-value is the largest. At first,
-               epsilon is 1. It falls to 0.05.
+               epsilon is 1. It falls towards 0.05.
     Remember.  Store what happened as a transition in the replay memory.
     Learn.     Draw a random batch from the memory, and move the predictions for its
                transitions towards their targets. A random batch mixes many parts of the
@@ -211,7 +211,7 @@ def measure_scale(memory):
 
     The network divides the observations by it, because a network learns best if all of
     its inputs vary equally much. A number that never changes is divided by 1. We do not
-    subtract the mean, which is small in CartPole.
+    subtract the mean, which is usually small in CartPole.
     """
     deviation = np.std([transition.obs for transition in memory], axis=0)
     return np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
@@ -460,7 +460,7 @@ def start_training(rng, env, config):
 
 
 def train(config, seed, quiet=False):
-    """Train an agent until it reaches the goal, or for total_steps.
+    """Train an agent until it reaches the goal, diverges, or has taken total_steps.
 
     Return its best parameters, its episodes as pairs (last step, return), and its
     evaluations as pairs (step, Evaluation). All that is random depends on the seed.
@@ -531,6 +531,8 @@ def make_adamw(config):
     """Return AdamW (Loshchilov and Hutter 2019) with AMSGrad (Reddi et al. 2018).
 
     Weights decay by 0.01 times the learning rate, but neither biases nor the scale do.
+    In the papers, the decay does not depend on the learning rate, and the averages of
+    AMSGrad are not corrected for their bias.
     """
 
     def is_matrix(params):
@@ -587,7 +589,7 @@ class PrioritizedMemory(deque):
 def prioritized_update(rng, learner, memory, step, config):
     """Draw a batch by priority, and return the learner after an update on it.
 
-    beta rises from about 0.4 to 1, which it reaches if the training takes all steps.
+    beta is 0.4 + 0.6 step / total_steps.
     """
     beta = 0.4 + 0.6 * step / config.total_steps
     batch, weights, indices = memory.sample(rng, config.batch_size, beta)
@@ -824,8 +826,8 @@ def load_params(path):
 def play_and_draw(seed, params, epsilon, seconds, config, render_mode):
     """Play for some seconds, one episode after the other.
 
-    Return about ten pictures for each second, or no pictures if a window shows them,
-    and for how many milliseconds to show each.
+    Return pictures, ten for each second in CartPole, and for how many milliseconds to
+    show each. If a window shows the game, there are no pictures.
     """
     rng = np.random.default_rng(seed)
     frames = []
@@ -1021,9 +1023,10 @@ def make_parser(words):
         usage="python main.py [options]",
         description="Train a Deep Q-Network, and write all files of the hand-in.",
         epilog="For a game of your own, write mygame.py beside main.py, with a "
-        "gymnasium.Env and gymnasium.register('My-v0', MyEnv). GIFs need its render "
-        "and a constructor that takes render_mode. Then give --env-id mygame:My-v0, to "
-        "train as well as to --evaluate.",
+        "gymnasium.Env and gymnasium.register('My-v0', MyEnv). For GIFs, it needs "
+        "metadata = {'render_modes': ['rgb_array'], 'render_fps': 10}, a constructor "
+        "that stores render_mode, and render(), which returns a picture. Then give "
+        "--env-id mygame:My-v0, to train as well as to --evaluate.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
         parents=[first],
@@ -1058,7 +1061,7 @@ def refuse_if_fails(parser, flag):
 
 
 def check_numbers(parser, config):
-    """Refuse numbers with which no agent can be trained."""
+    """Refuse numbers that are out of range."""
     for name, value in asdict(config).items():
         flag = "--" + name.replace("_", "-")
         if name in ("epsilon_start", "epsilon_end", "gamma", "tau"):
