@@ -35,11 +35,12 @@ so that the targets stay for a while. After 512 random steps, training repeats t
                return is 500, this may be luck: play 2,000 more, and stop if theirs is,
                too.
 
-The defaults differ from this in three ways, which the cell Learning explains. The
-online network chooses the action a' (Double DQN), rewards are multiplied by 1 - gamma,
-and the predictions for s' have an upper limit. In the code, `config` holds the settings,
-such as gamma or the size of a batch. The lecture begins with the cell Network and ends
-with the cell Training. Variations, settings, files and options follow.
+The defaults add four ideas, which the cells Replay and Learning explain. Observations
+are divided by their standard deviations, the online network chooses the action a'
+(Double DQN), rewards are multiplied by 1 - gamma, and the predictions for s' have an
+upper limit. In the code, `config` holds the settings, such as gamma or the size of a
+batch. The lecture begins with the cell Network and ends with the cell Training.
+Variations, settings, games, files and options follow.
 
     python main.py                                     train, and write all files
     python main.py --evaluate params.pkl               score trained parameters
@@ -73,7 +74,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # The CPU is fast enough.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # Games are drawn without a window
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # and without sound.
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
-    os.environ["MPLBACKEND"] = "agg"  # A notebook may name a missing backend.
+    # Where a notebook starts this script in a shell, its own backend may be missing.
+    os.environ["MPLBACKEND"] = "agg"
 
 import chex
 import gymnasium as gym
@@ -298,8 +300,8 @@ def td_error(params, target_params, transition, config):
 @partial(jit, static_argnames="config")
 def batch_td_errors(params, target_params, batch, config):
     """Return the errors of all transitions in a batch, [B]."""
-    errors = vmap(td_error, in_axes=(None, None, 0, None))  # Only batch has rows.
-    return errors(params, target_params, batch, config)
+    errors_of = vmap(td_error, in_axes=(None, None, 0, None))  # Only batch has rows.
+    return errors_of(params, target_params, batch, config)
 
 
 def loss_fn(params, target_params, batch, config, weights):
@@ -715,10 +717,13 @@ def make_game(config, **kwargs):
     """
     game = gym.make(config.env_id, **kwargs)
     try:
-        space = game.observation_space
-        if not space.is_np_flattenable:
-            raise ValueError(f"its observations are not vectors: {space}")
         env = gym.wrappers.FlattenObservation(PlainGame(game, config.action_bins))
+        if env.observation_space.shape is None:
+            raise NotImplementedError
+    except NotImplementedError as error:
+        game.close()
+        space = game.observation_space
+        raise ValueError(f"its observations are not vectors: {space}") from error
     except Exception:
         game.close()
         raise
@@ -953,10 +958,11 @@ def make_hand_in(config, seed, out):
     for name, agent in agents.items():
         print_score(name, agent, seed, config.eval_episodes, config)
     _, last = evaluations[-1]
+    best_score = max(evaluation.returns.mean() for _, evaluation in evaluations)
     if not np.isfinite(last.predicted).all():
         print("The network diverged. A lower --learning-rate may help.")
-    elif last.returns.mean() < config.goal < np.inf:
-        print(f"The training did not reach the goal, a mean return of {config.goal}.")
+    elif best_score < config.goal < np.inf:
+        print(f"The best in training was {best_score:.2f}. The goal is {config.goal}.")
         print("More --total-steps or another --seed may help.")
 
     with skip_if_fails(out / "learning_curve.png"):

@@ -118,7 +118,8 @@ def train_agent(config, variant, seed, episodes):
     rng = np.random.default_rng([seed, 2])  # Training has other random numbers.
     returns, _, _ = main.evaluate(rng, params, episodes, config)
     steps, last = evaluations[-1]
-    solved = last.returns.mean() >= config.goal
+    diverged = not np.isfinite(last.predicted).all()
+    solved = not diverged and last.returns.mean() >= config.goal
     return Row(
         seed=seed,
         variant=variant,

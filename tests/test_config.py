@@ -108,8 +108,8 @@ def test_help_says_what_an_option_means_and_its_default(
         "--seed x", "--seed -1", "--batch-size 0", "--batch-size 1e3", "--hidden",
         "--hidden 8 0", "--hidden eight", "--loss cubic", "--learning-rate 0",
         "--goal high", "--goal nan", "--total-steps 300 --warmup-steps 300", "--sed 1",
-        "--gam 0.9", "--no-gamma", "7", "--env-id Nowhere-v0 --out new", "--env-id nowhere:X-v0",
-        "--env-id", "--env-id ''", "--evaluate missing.pkl", "--evaluate .",
+        "--gam 0.9", "--no-gamma", "7", "--env-id Nowhere-v0 --out new",
+        "--env-id nowhere:X-v0", "--env-id", "--env-id ''", "--evaluate missing.pkl", "--evaluate .",
         "--evaluate ''", "--out file", "--out file/below",
     ],
 )  # fmt: skip

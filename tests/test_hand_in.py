@@ -101,6 +101,14 @@ def test_another_seed_is_another_agent_and_a_spent_budget_is_said(
     assert one != other
 
 
+def test_a_network_that_diverges_costs_no_file_and_is_said(here, capsys, no_pictures):
+    main.main(f"{TINY} --train-every 1 --learning-rate 1e30")
+    assert names(here) == FILES
+    out = capsys.readouterr().out
+    assert "--learning-rate" in out
+    assert "--total-steps" not in out
+
+
 def test_what_is_scored_is_what_is_handed_in(here, capsys, watch, no_pictures):
     runs = watch("train")
     main.make_hand_in(SMALL, 0, here)

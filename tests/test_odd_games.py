@@ -193,6 +193,7 @@ def fail(self):
         ("--action-bins", {"action_space": spaces.Box(-1, 1, (5,))}),
         ("--action-bins", {"action_space": spaces.Box(-1, 1, (100,))}),
         ("observations", {"observation_space": spaces.Sequence(spaces.Discrete(3))}),
+        ("observations", {"observation_space": spaces.Dict(words=main.gym.Space())}),
         (
             "observations",
             {"observation_space": spaces.Dict(a=spaces.Graph(spaces.Box(-1, 1), None))},

@@ -78,6 +78,13 @@ def test_a_row_holds_what_train_and_fresh_episodes_give(tmp_path):
     assert (tmp_path / "study.png").exists()
 
 
+def test_a_network_that_diverges_solves_nothing_and_spends_its_budget(tmp_path):
+    words = "--warmup-steps 30 --eval-every 30 --eval-episodes 1 --goal 1 --total-steps"
+    run(tmp_path, *words.split(), "90", "--learning-rate", "1e30", "--seeds", "1")
+    (row,) = read_file(tmp_path)
+    assert (row["steps"], row["solved"], row["predicted"]) == ("90", "0", "nan")
+
+
 def test_each_seed_trains_the_default_first_and_then_the_variants(trained, tmp_path):
     run(tmp_path, "--seed", "7", "--seeds", "2", "--compare", "tau=0.5", "no-double")
     assert [seed for seed, _ in trained] == [7, 7, 7, 8, 8, 8]
