@@ -3,13 +3,15 @@
 In the game CartPole-v1, a pole stands on a cart. At each step the agent sees four
 numbers: the position and the speed of the cart, and the angle and the angular speed of
 the pole. It then pushes the cart to the left or to the right, and earns a reward of 1.
-An episode is over as soon as the pole leans by more than 12 degrees or the cart leaves
-the track. After 500 steps the time is up, and the agent has played perfectly. The sum
-of all rewards in an episode is its return.
+The game is over as soon as the pole leans by more than 12 degrees or the cart leaves
+the track. After 500 steps the time is up: the episode ends, although the game is not
+over, and the agent has played perfectly. The sum of all rewards in an episode is its
+return.
 
 Q(s, a) is the discounted return that we can expect if we take action a in state s, and
-the best actions afterwards. In it, a reward that comes k steps later counts gamma^k
-times, where gamma is slightly below 1. By the Bellman equation, Q(s, a) is the mean of
+the best actions afterwards. In a discounted return, a reward that comes k steps later
+counts gamma^k times, where gamma is slightly below 1. By the Bellman equation, Q(s, a)
+is the mean of
 
     r + gamma max_a' Q(s', a')
 
@@ -22,7 +24,8 @@ learns from the predictions of the target network. For Q(s, a), it learns the ta
     y = r                                     if the game is over
 
 The target network is a copy of the online network that is renewed only every 20 steps,
-so that the targets stay for a while. After 512 random steps, training repeats this:
+so that the predictions do not chase targets that move with them. After 512 random
+steps, training repeats this:
 
     Act.       With probability epsilon, take a random action. Otherwise, take the
                greedy action: the one whose predicted Q-value is the largest. At first,
@@ -33,22 +36,22 @@ so that the targets stay for a while. After 512 random steps, training repeats t
                game, while successive transitions are alike.
     Evaluate.  Every 256 steps, let the agent play 100 greedy episodes. If their mean
                return is 500, this may be luck: play 2,000 more, and stop if theirs is,
-               too.
+               too. The agent does not learn from these episodes.
 
 The defaults add four ideas, which the cells Replay and Learning explain. Observations
-are divided by their standard deviations, the online network chooses the action a'
-(Double DQN), rewards are multiplied by 1 - gamma, and the predictions for s' have an
-upper limit. In the code, `config` holds the settings, such as gamma or the size of a
-batch. The lecture begins with the cell Network and ends with the cell Training.
-Variations, settings, games, files and options follow.
+are divided by their standard deviations in the random steps, the online network chooses
+the action a' (Double DQN), rewards are multiplied by 1 - gamma, and the predictions for
+s' have an upper limit. In the code, `config` holds the settings, such as gamma or the
+size of a batch. The lecture begins with the cell Network and ends with the cell
+Training. Files and options follow.
 
     python main.py                                     train, and write all files
     python main.py --evaluate params.pkl               score trained parameters
-    python main.py --env-id MountainCar-v0             play another game
+    python main.py --env-id MountainCar-v0             train for another game
     python main.py --help                              explain all settings
 
 In a notebook, run the cells, which begin with # %%, and then main("--seed 1"). After a
-change, run all cells again, because compiled functions keep what they were made of.
+change, run all cells again: functions that JAX has compiled still hold the old code.
 
 Shapes of arrays stand in square brackets: B transitions in a batch, O numbers in an
 observation, A actions, N episodes, T steps.
@@ -103,17 +106,17 @@ def init_params(rng, env, config):
     The scale of the observations is measured and not learned; see measure_scale. It is
     stored with the parameters because a network is of no use without it.
     """
-    width = env.observation_space.shape[0]
+    n_inputs = env.observation_space.shape[0]
     n_actions = env.action_space.n
 
-    params = {"scale": np.ones(width, np.float32), "hidden": []}
+    params = {"scale": np.ones(n_inputs, np.float32), "hidden": []}
     for size in config.hidden:
-        params["hidden"].append(init_layer(rng, width, size))
-        width = size
+        params["hidden"].append(init_layer(rng, n_inputs, size))
+        n_inputs = size
 
-    params["output"] = init_layer(rng, width, n_actions, gain=0.01)
+    params["output"] = init_layer(rng, n_inputs, n_actions, gain=0.01)
     if config.dueling:
-        params["value"] = init_layer(rng, width, 1, gain=0.01)
+        params["value"] = init_layer(rng, n_inputs, 1, gain=0.01)
     return params
 
 
@@ -122,7 +125,10 @@ def dense(layer, x):
     return x @ layer["w"] + layer["b"]
 
 
-@jit  # This compiles the function, once for each shape of its arguments.
+# Three functions of JAX make a new function of a function f. jit(f) compiles f at its
+# first call, and again for arguments of another shape. vmap(f) calls f for each row of
+# an array. grad(f) computes the gradient of f with respect to its first argument.
+@jit
 def q_values(params, obs):
     """Return the predicted Q-values of all actions: [..., O] -> [..., A]."""
     scale = lax.stop_gradient(params["scale"])  # Learning does not change the scale.
@@ -182,7 +188,7 @@ class Transition(NamedTuple):
 
     obs: np.ndarray  # [O]
     action: int
-    reward: float
+    reward: float  # as it is to be learned, see the cell Learning
     next_obs: np.ndarray  # [O]
     terminated: bool
 
@@ -211,9 +217,9 @@ def warm_up(rng, env, config):
 def measure_scale(memory):
     """Return the standard deviation of each number in the observations, [O].
 
-    The network divides the observations by it, because a network learns best if all of
-    its inputs vary equally much. A number that never changes is divided by 1. We do not
-    subtract the mean, which is usually small in CartPole.
+    The network divides the observations by it, because a network usually learns faster
+    if all of its inputs vary equally much. A number that never changes is divided by 1.
+    We do not subtract the mean, which is small while CartPole is played at random.
     """
     deviation = np.std([transition.obs for transition in memory], axis=0)
     return np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
@@ -243,64 +249,48 @@ def reward_factor(config):
 
 
 def reward_to_learn(reward, config):
-    """Return a reward as it is to be learned: scaled, clipped to [-1, 1], or raw."""
+    """Return a reward of the game as it is to be learned."""
     if config.reward_mode == "clipped":
-        return jnp.clip(reward, -1, 1)
+        return np.clip(reward, -1, 1)
     return reward_factor(config) * reward
 
 
-def next_value(params, target_params, next_obs, config):
-    """Return the value of the next state s', as the target network predicts it.
+def td_error(params, target_params, transition, config):
+    """Return the temporal-difference error y - Q(s, a) of a single transition.
 
-    DQN:         max_a' Q_target(s', a')
-    Double DQN:  Q_target(s', argmax_a' Q(s', a'))
+    DQN:          y = r + gamma max_a' Q_target(s', a')
+    Double DQN:   y = r + gamma Q_target(s', argmax_a' Q(s', a'))
+    Game over:    y = r
 
     If some predictions are too high and some too low by chance, the maximum prefers
     those that are too high, and on average it exceeds the true value. In Double DQN
     (van Hasselt et al. 2016), the online network chooses an action and the target
     network evaluates it. As their errors differ, the result is less often too high.
     """
-    target_values = q_values(target_params, next_obs)
-    if not config.double:
-        return jnp.max(target_values)
-    next_action = jnp.argmax(q_values(params, next_obs))
-    return target_values[next_action]
+    obs, action, r, next_obs, terminated = transition
+    target_values = q_values(target_params, next_obs)  # [A]
+    if config.double:
+        next_action = jnp.argmax(q_values(params, next_obs))
+    else:
+        next_action = jnp.argmax(target_values)
 
+    # In rare cases, predictions that learn from each other grow without end. The limit
+    # stops them, and is far above the true values: in CartPole, 1 / (1 - gamma) = 100.
+    limit = config.q_limit * reward_factor(config)
+    next_value = jnp.minimum(target_values[next_action], limit)
+    y = r + config.gamma * next_value * (1 - terminated)
 
-def limit_value(value, config):
-    """Return the value of a next state, or its upper limit if the value is larger.
-
-    Predictions that learn from each other can grow without end. In CartPole, true
-    values are at most 1 / (1 - gamma) = 100 for gamma = 0.99, so that a limit of 1,000
-    does not cut them. It is scaled as the rewards are.
-    """
-    return jnp.minimum(value, config.q_limit * reward_factor(config))
-
-
-def td_error(params, target_params, transition, config):
-    """Return the temporal-difference error y - Q(s, a) of a single transition.
-
-    y = r + gamma value(s')     if the game goes on
-    y = r                       if the game is over
-    """
-    obs, action, reward, next_obs, terminated = transition
-    r = reward_to_learn(reward, config)
-    value = next_value(params, target_params, next_obs, config)
-    value = limit_value(value, config)
-    y = r + config.gamma * value * (1 - terminated)
-
-    # Only the prediction is to move, so the gradient treats the target as a constant.
+    # Only the prediction is to move, so the gradient treats y as a constant.
     return lax.stop_gradient(y) - q_values(params, obs)[action]
 
 
-# JAX makes new functions of a function f. vmap(f) applies f to each row of a batch.
-# grad(f) computes the gradient of f with respect to its first argument. jit(f) compiles
-# f at the first call. Here it does so again for each config, because config is static.
-# Therefore, an `if` may depend on config, but not on the numbers in an array.
+# As config is static, jit compiles a function again for each config. An `if` in it may
+# depend on config, but not on the numbers in an array.
 @partial(jit, static_argnames="config")
 def batch_td_errors(params, target_params, batch, config):
     """Return the errors of all transitions in a batch, [B]."""
-    errors_of = vmap(td_error, in_axes=(None, None, 0, None))  # Only batch has rows.
+    # Of the four arguments, the third has a row for each transition (0).
+    errors_of = vmap(td_error, in_axes=(None, None, 0, None))
     return errors_of(params, target_params, batch, config)
 
 
@@ -310,8 +300,9 @@ def loss_fn(params, target_params, batch, config, weights):
     squared:  cost(e) = e^2 / 2
     huber:    cost(e) = e^2 / 2    if |e| <= 1, else |e| - 1/2
 
-    The Huber loss is gentler with large errors. With scaled rewards, however, errors
-    above 1 are rare in CartPole. All weights w_i are 1, unless replay is prioritized.
+    The Huber loss limits the slope, so that a few large errors cannot prevail. With
+    scaled rewards, however, errors above 1 are rare in CartPole. All weights w_i are 1,
+    unless replay is prioritized.
     """
     errors = batch_td_errors(params, target_params, batch, config)
     if config.loss == "huber":
@@ -350,13 +341,14 @@ def init_learner(params, config):
 
 @partial(jit, static_argnames="config")
 def update_fn(learner, batch, config, weights=1.0):
-    """Return the learner after the optimizer has taken one step on a batch.
+    """Return the learner after one step against the gradient of the loss of a batch.
 
-    Only prioritized replay gives the transitions different weights, [B].
+    Gradient descent: params <- params - learning_rate gradient. Adam adapts the step of
+    each number. Only prioritized replay gives the transitions different weights, [B].
     """
     params, target_params, opt_state = learner
     gradient = grad(loss_fn)(params, target_params, batch, config, weights)
-    optimizer = make_optimizer(config)  # All that it remembers is in opt_state.
+    optimizer = make_optimizer(config)  # What it remembers is in opt_state.
     changes, opt_state = optimizer.update(gradient, opt_state, params)
     params = optax.apply_updates(params, changes)
     return Learner(params, target_params, opt_state)
@@ -370,20 +362,17 @@ def learn(rng, learner, memory, step, config):
     return update_fn(learner, batch, config)
 
 
-mix = jit(optax.incremental_update)  # tau params + (1 - tau) target_params
-
-
-def update_target(learner, config):
+@jit
+def update_target(learner, tau):
     """Return the learner after its target network has moved towards the online network.
 
-        target_params <- tau params + (1 - tau) target_params
+    target_params <- tau params + (1 - tau) target_params
 
     With tau = 1, the target network becomes a copy (Mnih et al. 2015). With a small tau
     and a period of 1, it follows the online network slowly (Lillicrap et al. 2016).
     """
-    if config.tau == 1:
-        return learner._replace(target_params=learner.params)
-    target_params = mix(learner.params, learner.target_params, config.tau)
+    params, target_params, _ = learner
+    target_params = optax.incremental_update(params, target_params, tau)
     return learner._replace(target_params=target_params)
 
 
@@ -423,19 +412,19 @@ class Evaluation(NamedTuple):
 def evaluate(rng, params, n_episodes, config):
     """Let a greedy agent play N episodes, and return an Evaluation.
 
-    The network's prediction is max_a Q(s, a) in the first state of an episode, without
-    the scaling of rewards. It knows of no time limit. If rewards are learned clipped,
-    the discounted returns are sums of clipped rewards, too.
+    In the first state of an episode, the network predicts max_a Q(s, a). It does not
+    see how much time is left.
     """
     first_obs, rewards = play_episodes(rng, params, n_episodes, config)
     returns = rewards.sum(axis=0)
 
+    q = np.asarray(q_values(params, first_obs))  # [N, A]
+    predicted = q.max(axis=-1) / reward_factor(config)  # without the scaling
+
     if config.reward_mode == "clipped":
-        rewards = np.clip(rewards, -1, 1)
+        rewards = np.clip(rewards, -1, 1)  # Only these have been learned.
     discounts = config.gamma ** np.arange(len(rewards))
     achieved = discounts @ rewards  # [T] @ [T, N] -> [N]
-    q = np.asarray(q_values(params, first_obs))  # [N, A]
-    predicted = q.max(axis=-1) / reward_factor(config)
     return Evaluation(returns, achieved, predicted)
 
 
@@ -452,6 +441,12 @@ def evaluate_and_confirm(rng, params, config):
 
 
 # %% Training: act, remember, learn, evaluate
+def make_training_game(config):
+    """Return a game that gives the rewards that are to be learned."""
+    change = partial(reward_to_learn, config=config)
+    return gym.wrappers.TransformReward(make_game(config), change)
+
+
 def start_training(rng, env, config):
     """Return the memory and the learner with which the training starts."""
     params = init_params(rng, env, config)
@@ -472,7 +467,7 @@ def train(config, seed, quiet=False):
     episodes = []
     evaluations = []
     best_score = -np.inf
-    with closing(make_game(config)) as env:
+    with closing(make_training_game(config)) as env:
         memory, learner = start_training(rng, env, config)
         best_params = learner.params
         obs, _ = env.reset()
@@ -488,14 +483,14 @@ def train(config, seed, quiet=False):
             memory.append(Transition(obs, action, reward, next_obs, terminated))
             obs = next_obs
             if terminated or truncated:
-                episodes.append((step, info["episode"]["r"]))
+                episodes.append((step, info["episode"]["r"]))  # its return
                 obs, _ = env.reset()
 
             # Learn.
             if step % config.train_every == 0:
                 learner = learn(rng, learner, memory, step, config)
             if step % config.target_period == 0:
-                learner = update_target(learner, config)
+                learner = update_target(learner, config.tau)
 
             # Evaluate.
             if step % config.eval_every == 0 or step == config.total_steps:
@@ -591,7 +586,7 @@ class PrioritizedMemory(deque):
 def prioritized_update(rng, learner, memory, step, config):
     """Draw a batch by priority, and return the learner after an update on it.
 
-    beta is 0.4 + 0.6 step / total_steps.
+    beta is 0.4 + 0.6 step / total_steps, and stays below 1 if training ends early.
     """
     beta = 0.4 + 0.6 * step / config.total_steps
     batch, weights, indices = memory.sample(rng, config.batch_size, beta)
@@ -898,7 +893,7 @@ def skip_if_fails(*paths):
         names = " and ".join(path.name for path in paths)
         print(f"{names} could not be made: {error!r}", file=sys.stderr)
         for path in paths:
-            path.unlink(missing_ok=True)  # An old one shows another agent.
+            path.unlink(missing_ok=True)  # An old one would show another agent.
 
 
 def write_zip(out, config):
@@ -962,7 +957,7 @@ def make_hand_in(config, seed, out):
     if not np.isfinite(last.predicted).all():
         print("The network diverged. A lower --learning-rate may help.")
     elif best_score < config.goal < np.inf:
-        print(f"The best in training was {best_score:.2f}. The goal is {config.goal}.")
+        print(f"In training, the best mean was {best_score:.2f}, below {config.goal}.")
         print("More --total-steps or another --seed may help.")
 
     with skip_if_fails(out / "learning_curve.png"):
@@ -1019,7 +1014,10 @@ def add_setting(parser, setting, default):
 
 
 def make_parser(words):
-    """Return a parser for these words. Its defaults are those of the game in them."""
+    """Return a parser for these words, whose defaults are those of the game in them.
+
+    A first parser finds the name of the game.
+    """
     first = argparse.ArgumentParser("main.py", add_help=False, allow_abbrev=False)
     first.add_argument("--env-id", default="CartPole-v1", help="name of the game")
     env_id = first.parse_known_args(words)[0].env_id
@@ -1027,7 +1025,8 @@ def make_parser(words):
     parser = argparse.ArgumentParser(
         "main.py",
         usage="python main.py [options]",
-        description="Train a Deep Q-Network, and write all files of the hand-in.",
+        description="Train a Deep Q-Network, and write all files of the hand-in. "
+        "The defaults of the settings depend on --env-id.",
         epilog="For a game of your own, write mygame.py beside main.py, with a "
         "gymnasium.Env and gymnasium.register('My-v0', MyEnv). For GIFs, it needs "
         "metadata = {'render_modes': ['rgb_array'], 'render_fps': 10}, a constructor "
@@ -1038,7 +1037,7 @@ def make_parser(words):
         parents=[first],
     )
     add = parser.add_argument
-    add("--seed", type=int, default=0, help="number that determines all random ones")
+    add("--seed", type=int, default=0, help="seed of all random numbers")
     add("--out", type=Path, default=Path(), help="folder for the files")
     scored = "score these files, with the settings in them but for --eval-episodes"
     add("--evaluate", nargs="+", metavar="FILE", help=scored)

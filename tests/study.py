@@ -11,10 +11,11 @@ The table of README.md comes from this command:
         "no-double reward-mode=raw no-scale-observations memory-size=50000 \
         target-period=200 learning-rate=0.001 epsilon-decay=5000 total-steps=50000"
 
-All options of main.py but --evaluate and --watch can be given, too; --seed is the first
-seed. A variant is a text of options without dashes: no-double stands for --no-double,
-tau=0.1 for --tau 0.1, and hidden=64,64 for --hidden 64 64. A variant is trained with
-these options changed, and is not tuned anew. It can change neither game nor goal.
+All options of main.py can be given, too, but --evaluate and --watch are refused. The
+first agent of each variant is trained with --seed, the next one with --seed + 1, and so
+on. A variant is a text of options without dashes: no-double stands for --no-double,
+tau=0.1 for --tau 0.1, and hidden=64,64 for --hidden 64 64. It is trained with these
+options changed, and is not tuned anew. It can change neither game nor goal.
 
 Each agent becomes a row of study.csv in the folder --out, as soon as it is trained. A
 study that was stopped goes on with the rows that are there, but a row counts only if it

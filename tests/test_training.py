@@ -50,7 +50,15 @@ class Seeded(Glimpse):
         return super().reset(seed=seed)
 
 
-for game in (Echo, TwoSteps, Still, Seeded):
+class Pays(Glimpse):
+    """Pay -7, 0.5 and 7 in the three steps of an episode."""
+
+    def step(self, action):
+        self.at += 1
+        return np.float32([self.at]), (-7, 0.5, 7)[self.at - 1], self.at == 3, False, {}
+
+
+for game in (Echo, TwoSteps, Still, Seeded, Pays):
     register(game)
 
 PRIORITIZED = {"prioritized": True, "dueling": True}
@@ -94,10 +102,32 @@ def test_what_happened_is_remembered_and_returned_as_it_happened(watch, no_learn
     assert np.ravel(obs[:11]).tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 0]
     assert np.ravel(next_obs[:10]).tolist() == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6]
     assert list(terminated[:10]) == [False] * 3 + [True] + [False] * 6
-    assert set(reward) == {1}
+    assert set(reward) == {1 - config.gamma}
     assert set(action[:100]) == {0, 1}  # They are random in the warm-up.
     assert episodes[0::2] == [(10 * i + 6, 6) for i in range(10, 30)]
     assert episodes[1::2] == [(10 * i + 10, 4) for i in range(10, 30)]
+
+
+@pytest.mark.parametrize(
+    ("reward_mode", "learned"),
+    [
+        ("raw", [-7, 0.5, 7]),
+        ("clipped", [-1, 0.5, 1]),
+        ("scaled", [-1.75, 0.125, 1.75]),
+    ],
+)
+def test_rewards_are_learned_raw_or_clipped_or_times_1_minus_gamma_and_returns_are_raw(
+    reward_mode, learned, watch, no_learning
+):
+    samples = watch("sample_batch")
+    config = replace(SMALL, env_id="Pays-v0", gamma=0.75, reward_mode=reward_mode)
+    _, episodes, evaluations = main.train(config, 0, quiet=True)
+    (_, memory, _), _ = samples[-1]
+    rewards = [step.reward for step in memory]
+    assert rewards[:99] == pytest.approx(learned * 33)  # in the warm-up
+    assert rewards[100:298] == pytest.approx(learned * 66)
+    assert {score for _, score in episodes} == {0.5}
+    assert evaluations[-1][1].returns.tolist() == [0.5] * 3
 
 
 @pytest.mark.parametrize("prioritized", [False, True])
@@ -117,7 +147,7 @@ def test_actions_are_epsilon_greedy_with_the_newest_online_network(watch):
     learners = [args[0] for args, _ in updates] + [updates[-1][1]]
     assert len(learners) == 5
     for number, (args, _) in enumerate(actions):  # An update is after 50 steps.
-        assert args[1] is learners[number // 50].params
+        assert same(args[1], learners[number // 50].params)
 
 
 def test_the_target_network_changes_once_in_a_period(watch):
