@@ -17,15 +17,15 @@ is the mean of
 
 where r is the reward and s' the next state. If the game is over, only r remains. A Deep
 Q-Network (DQN, Mnih et al. 2015) is a neural network that predicts Q(s, a). There are
-two of them. The online network acts and learns. As nobody knows the true Q(s', a'), it
-learns from the predictions of the target network. For Q(s, a), it learns the target
+two such networks. The online network acts and learns. As nobody knows the true
+Q(s', a'), it learns from the predictions of the target network. For Q(s, a), the online
+network learns the target
 
     y = r + gamma max_a' Q_target(s', a')     if the game goes on
     y = r                                     if the game is over
 
-The target network is a copy of the online network that is renewed only every 20 steps,
-so that the predictions do not chase targets that move with them. After 512 random
-steps, training repeats this:
+The target network is an older copy of the online network, so that the predictions do
+not chase targets that move with them. After 512 random steps, training repeats this:
 
     Act.       With probability epsilon, take a random action. Otherwise, take the
                greedy action: the one whose predicted Q-value is the largest. At first,
@@ -33,21 +33,22 @@ steps, training repeats this:
     Remember.  Store what happened as a transition in the replay memory.
     Learn.     Draw a random batch from the memory, and move the predictions for its
                transitions towards their targets. A random batch mixes many parts of the
-               game, while successive transitions are alike.
+               game, while successive transitions are alike. Every 20 steps, renew the
+               target network.
     Evaluate.  Every 256 steps, let the agent play 100 greedy episodes. If their mean
                return is 500, this may be luck: play 2,000 more, and stop if theirs is,
                too. The agent does not learn from these episodes.
 
-The defaults add four ideas, which the cells Replay and Learning explain. Observations
-are divided by their standard deviations in the random steps, the online network chooses
-the action a' (Double DQN), rewards are multiplied by 1 - gamma, and the predictions for
-s' have an upper limit. In the code, `config` holds the settings, such as gamma or the
-size of a batch. The lecture begins with the cell Network and ends with the cell
-Training. Files and options follow.
+Four more ideas are used by default, and explained in the cells Replay and Learning:
+observations are divided by standard deviations that the random steps have shown, the
+online network chooses the action a' (Double DQN), rewards are multiplied by 1 - gamma,
+and the predictions for s' have an upper limit. In the code, `config` holds the
+settings, such as gamma or the size of a batch. The lecture begins with the cell Network
+and ends with the cell Training. Variations, settings, games, files and options follow.
 
     python main.py                                     train, and write all files
     python main.py --evaluate params.pkl               score trained parameters
-    python main.py --env-id MountainCar-v0             train for another game
+    python main.py --env-id Acrobot-v1 --out acrobot   train for another game
     python main.py --help                              explain all settings
 
 In a notebook, run the cells, which begin with # %%, and then main("--seed 1"). After a
@@ -126,8 +127,8 @@ def dense(layer, x):
 
 
 # Three functions of JAX make a new function of a function f. jit(f) compiles f at its
-# first call, and again for arguments of another shape. vmap(f) calls f for each row of
-# an array. grad(f) computes the gradient of f with respect to its first argument.
+# first call, and again for arguments of another shape or type. vmap(f) calls f for each
+# row of an array. grad(f) computes the gradient of f with respect to its first argument.
 @jit
 def q_values(params, obs):
     """Return the predicted Q-values of all actions: [..., O] -> [..., A]."""
@@ -188,7 +189,7 @@ class Transition(NamedTuple):
 
     obs: np.ndarray  # [O]
     action: int
-    reward: float  # as it is to be learned, see the cell Learning
+    reward: float  # as it is to be learned, see reward_to_learn
     next_obs: np.ndarray  # [O]
     terminated: bool
 
@@ -274,8 +275,8 @@ def td_error(params, target_params, transition, config):
     else:
         next_action = jnp.argmax(target_values)
 
-    # In rare cases, predictions that learn from each other grow without end. The limit
-    # stops them, and is far above the true values: in CartPole, 1 / (1 - gamma) = 100.
+    # Predictions that learn from each other can grow without end, above all with raw
+    # rewards. A limit stops them. By default it is 10, and true values are at most 1.
     limit = config.q_limit * reward_factor(config)
     next_value = jnp.minimum(target_values[next_action], limit)
     y = r + config.gamma * next_value * (1 - terminated)
@@ -289,7 +290,7 @@ def td_error(params, target_params, transition, config):
 @partial(jit, static_argnames="config")
 def batch_td_errors(params, target_params, batch, config):
     """Return the errors of all transitions in a batch, [B]."""
-    # Of the four arguments, the third has a row for each transition (0).
+    # The third argument, batch, has a row for each transition. The others are shared.
     errors_of = vmap(td_error, in_axes=(None, None, 0, None))
     return errors_of(params, target_params, batch, config)
 
@@ -318,7 +319,7 @@ def make_optimizer(config):
         optimizer = make_adamw(config)  # See the cell Variations.
     else:
         adam = optax.adam(config.learning_rate)
-        optimizer = optax.flatten(adam)  # Adam is faster on one long array.
+        optimizer = optax.flatten(adam)  # One long array is slightly faster.
 
     if config.clip_value < np.inf:
         optimizer = optax.chain(optax.clip(config.clip_value), optimizer)
@@ -457,10 +458,10 @@ def start_training(rng, env, config):
 
 
 def train(config, seed, quiet=False):
-    """Train an agent until it reaches the goal, diverges, or has taken total_steps.
+    """Train an agent until it reaches the goal, or until total_steps.
 
-    Return its best parameters, its episodes as pairs (last step, return), and its
-    evaluations as pairs (step, Evaluation). All that is random depends on the seed.
+    Return its best parameters, its episodes after the warm-up as pairs (last step,
+    return), and its evaluations as pairs (step, Evaluation).
     """
     rng = np.random.default_rng(seed)
     eval_rng = np.random.default_rng([seed, 1])  # Evaluations do not disturb training.
@@ -499,7 +500,7 @@ def train(config, seed, quiet=False):
                 score = evaluation.returns.mean()
                 bar.set_postfix(epsilon=epsilon, greedy_return=score)
                 if not np.isfinite(evaluation.predicted).all():
-                    break  # The network has diverged, and will never recover.
+                    break  # Such a network has diverged, and will never recover.
                 if score > best_score:
                     best_score = score
                     best_params = learner.params
@@ -550,7 +551,7 @@ class PrioritizedMemory(deque):
     Weight:       w_i = (M P(i))^-beta, divided by the largest one in the batch
 
     Here M is the number of transitions in the memory. A new transition gets the highest
-    priority that is stored, or 1 at first. A transition that is drawn often gets a
+    priority in the memory, or 1 if it is empty. A transition that is drawn often gets a
     small weight in the loss, so that all in all it does not count too much.
 
     The paper does more. It splits the sum of the powers into B equal parts and draws a
@@ -834,7 +835,7 @@ def play_and_draw(seed, params, epsilon, seconds, config, render_mode):
     with closing(make_game(config, render_mode=render_mode)) as env:
         fps = env.metadata.get("render_fps") or 30
         steps_per_frame = max(1, round(fps / 10))
-        obs, _ = env.reset(seed=seed)
+        obs, _ = env.reset(seed=int(rng.integers(2**31)))
         for step in range(round(seconds * fps)):
             if step % steps_per_frame == 0 and render_mode == "rgb_array":
                 frames.append(env.render())

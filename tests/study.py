@@ -19,8 +19,9 @@ options changed, and is not tuned anew. It can change neither game nor goal.
 
 Each agent becomes a row of study.csv in the folder --out, as soon as it is trained. A
 study that was stopped goes on with the rows that are there, but a row counts only if it
-was made with the same settings, the same number of episodes and the same main.py. When
-all rows are there, the study prints a table and draws study.png.
+was made with the same settings, the same number of episodes and the same main.py.
+Versions of packages and the machine are not compared. When all rows are there, the
+study prints a table and draws study.png.
 """
 
 import argparse
