@@ -11,7 +11,7 @@ return.
 Q(s, a) is the discounted return that we can expect if we take action a in state s, and
 the best actions afterwards. In a discounted return, a reward that comes k steps later
 counts gamma^k times, where gamma is slightly below 1. By the Bellman equation, Q(s, a)
-is the mean of
+is the mean, over all that may happen next, of
 
     r + gamma max_a' Q(s', a')
 
@@ -39,12 +39,11 @@ not chase targets that move with them. After 512 random steps, training repeats 
                return is 500, this may be luck: play 2,000 more, and stop if theirs is,
                too. The agent does not learn from these episodes.
 
-Four more ideas are used by default, and explained in the cells Replay and Learning:
-observations are divided by standard deviations that the random steps have shown, the
-online network chooses the action a' (Double DQN), rewards are multiplied by 1 - gamma,
-and the predictions for s' have an upper limit. In the code, `config` holds the
-settings, such as gamma or the size of a batch. The lecture begins with the cell Network
-and ends with the cell Training. Variations, settings, games, files and options follow.
+Four more ideas are used by default, and explained where they stand: scaled observations
+in the cell Replay, and scaled rewards, Double DQN and an upper limit in Learning. In
+the code, `config` holds the settings, such as gamma or the size of a batch. The lecture
+begins with the cell Network and ends with the cell Training. Variations, settings,
+games, files and options follow.
 
     python main.py                                     train, and write all files
     python main.py --evaluate params.pkl               score trained parameters
@@ -126,9 +125,8 @@ def dense(layer, x):
     return x @ layer["w"] + layer["b"]
 
 
-# Three functions of JAX make a new function of a function f. jit(f) compiles f at its
-# first call, and again for arguments of another shape or type. vmap(f) calls f for each
-# row of an array. grad(f) computes the gradient of f with respect to its first argument.
+# JAX compiles a function with @jit when it is first called, and again for arguments of
+# another shape or type.
 @jit
 def q_values(params, obs):
     """Return the predicted Q-values of all actions: [..., O] -> [..., A]."""
@@ -156,7 +154,7 @@ def policy_fn(rng, params, obs):
 
 
 def action_fn(rng, params, obs, epsilon=0.05):
-    """Return a random action with probability epsilon, and otherwise the greedy one."""
+    """Return a random action with probability epsilon, else the greedy one: [O] -> int."""
     if rng.random() < epsilon:
         n_actions = params["output"]["b"].size  # There is one bias for each action.
         return int(random_policy_fn(rng, obs, n_actions))
@@ -263,6 +261,8 @@ def td_error(params, target_params, transition, config):
     Double DQN:   y = r + gamma Q_target(s', argmax_a' Q(s', a'))
     Game over:    y = r
 
+    In both, Q_target(s', a') counts as the limit if it is larger.
+
     If some predictions are too high and some too low by chance, the maximum prefers
     those that are too high, and on average it exceeds the true value. In Double DQN
     (van Hasselt et al. 2016), the online network chooses an action and the target
@@ -276,7 +276,8 @@ def td_error(params, target_params, transition, config):
         next_action = jnp.argmax(target_values)
 
     # Predictions that learn from each other can grow without end, above all with raw
-    # rewards. A limit stops them. By default it is 10, and true values are at most 1.
+    # rewards. The limit prevents this. By default, it is 1,000 (1 - gamma) = 10, while
+    # true values in CartPole are at most 1.
     limit = config.q_limit * reward_factor(config)
     next_value = jnp.minimum(target_values[next_action], limit)
     y = r + config.gamma * next_value * (1 - terminated)
@@ -285,12 +286,13 @@ def td_error(params, target_params, transition, config):
     return lax.stop_gradient(y) - q_values(params, obs)[action]
 
 
-# As config is static, jit compiles a function again for each config. An `if` in it may
-# depend on config, but not on the numbers in an array.
+# As config is static, JAX compiles this function for each config. An `if` may depend on
+# config, but not on the numbers in an array.
 @partial(jit, static_argnames="config")
 def batch_td_errors(params, target_params, batch, config):
     """Return the errors of all transitions in a batch, [B]."""
-    # The third argument, batch, has a row for each transition. The others are shared.
+    # vmap calls td_error for each row of its third argument, batch. It passes the other
+    # arguments as they are.
     errors_of = vmap(td_error, in_axes=(None, None, 0, None))
     return errors_of(params, target_params, batch, config)
 
@@ -301,9 +303,9 @@ def loss_fn(params, target_params, batch, config, weights):
     squared:  cost(e) = e^2 / 2
     huber:    cost(e) = e^2 / 2    if |e| <= 1, else |e| - 1/2
 
-    The Huber loss limits the slope, so that a few large errors cannot prevail. With
-    scaled rewards, however, errors above 1 are rare in CartPole. All weights w_i are 1,
-    unless replay is prioritized.
+    The slope of the Huber loss is at most 1, so that a few large errors do not dominate
+    a batch. With scaled rewards, however, errors above 1 are rare in CartPole. All
+    weights w_i are 1, unless replay is prioritized.
     """
     errors = batch_td_errors(params, target_params, batch, config)
     if config.loss == "huber":
@@ -344,8 +346,9 @@ def init_learner(params, config):
 def update_fn(learner, batch, config, weights=1.0):
     """Return the learner after one step against the gradient of the loss of a batch.
 
-    Gradient descent: params <- params - learning_rate gradient. Adam adapts the step of
-    each number. Only prioritized replay gives the transitions different weights, [B].
+    grad(loss_fn) computes the gradient with respect to params, the first argument.
+    Gradient descent would be params <- params - learning_rate gradient. Adam adapts the
+    step of each number. Only prioritized replay gives the transitions weights, [B].
     """
     params, target_params, opt_state = learner
     gradient = grad(loss_fn)(params, target_params, batch, config, weights)
@@ -464,7 +467,7 @@ def train(config, seed, quiet=False):
     return), and its evaluations as pairs (step, Evaluation).
     """
     rng = np.random.default_rng(seed)
-    eval_rng = np.random.default_rng([seed, 1])  # Evaluations do not disturb training.
+    eval_rng = np.random.default_rng([seed, 1])  # for other numbers than rng draws
     episodes = []
     evaluations = []
     best_score = -np.inf
@@ -1123,6 +1126,6 @@ def main(argv=None):
     return 0
 
 
-# In a notebook, nothing runs before a cell calls main.
-if __name__ == "__main__" and not sys.argv[0].endswith("kernel_launcher.py"):
+# A cell of a notebook has no __file__. There, nothing runs before a cell calls main.
+if __name__ == "__main__" and "__file__" in globals():
     sys.exit(main())
