@@ -37,7 +37,8 @@ not chase targets that move with them. After 512 random steps, training repeats 
                target network.
     Evaluate.  Every 256 steps, let the agent play 100 greedy episodes. If their mean
                return is 500, this may be luck: play 2,000 more, and stop if theirs is,
-               too. The agent does not learn from these episodes.
+               too. The agent does not learn from these episodes. Stop in any case after
+               50,000 steps.
 
 Four more ideas are used by default, and explained where they stand: scaled observations
 in the cell Replay, and scaled rewards, Double DQN and an upper limit in Learning. In
@@ -57,6 +58,7 @@ Shapes of arrays stand in square brackets: B transitions in a batch, O numbers i
 observation, A actions, N episodes, T steps.
 """
 
+# %% Imports
 import argparse
 import itertools
 import os
@@ -154,7 +156,7 @@ def policy_fn(rng, params, obs):
 
 
 def action_fn(rng, params, obs, epsilon=0.05):
-    """Return a random action with probability epsilon, else the greedy one: [O] -> int."""
+    """Return an int: a random action with probability epsilon, else the greedy one."""
     if rng.random() < epsilon:
         n_actions = params["output"]["b"].size  # There is one bias for each action.
         return int(random_policy_fn(rng, obs, n_actions))
@@ -218,7 +220,7 @@ def measure_scale(memory):
 
     The network divides the observations by it, because a network usually learns faster
     if all of its inputs vary equally much. A number that never changes is divided by 1.
-    We do not subtract the mean, which is small while CartPole is played at random.
+    We do not subtract the mean, which is usually small in random play of CartPole.
     """
     deviation = np.std([transition.obs for transition in memory], axis=0)
     return np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
@@ -276,8 +278,8 @@ def td_error(params, target_params, transition, config):
         next_action = jnp.argmax(target_values)
 
     # Predictions that learn from each other can grow without end, above all with raw
-    # rewards. The limit prevents this. By default, it is 1,000 (1 - gamma) = 10, while
-    # true values in CartPole are at most 1.
+    # rewards. The limit prevents this. By default, it is 1,000 (1 - gamma) = 10 and is
+    # hardly ever reached, because true values in CartPole are at most 1.
     limit = config.q_limit * reward_factor(config)
     next_value = jnp.minimum(target_values[next_action], limit)
     y = r + config.gamma * next_value * (1 - terminated)
@@ -291,8 +293,8 @@ def td_error(params, target_params, transition, config):
 @partial(jit, static_argnames="config")
 def batch_td_errors(params, target_params, batch, config):
     """Return the errors of all transitions in a batch, [B]."""
-    # vmap calls td_error for each row of its third argument, batch. It passes the other
-    # arguments as they are.
+    # td_error is written for one transition. vmap makes it work on all rows of batch,
+    # its third argument, at once.
     errors_of = vmap(td_error, in_axes=(None, None, 0, None))
     return errors_of(params, target_params, batch, config)
 
@@ -321,7 +323,7 @@ def make_optimizer(config):
         optimizer = make_adamw(config)  # See the cell Variations.
     else:
         adam = optax.adam(config.learning_rate)
-        optimizer = optax.flatten(adam)  # One long array is slightly faster.
+        optimizer = optax.flatten(adam)  # One long array compiles faster.
 
     if config.clip_value < np.inf:
         optimizer = optax.chain(optax.clip(config.clip_value), optimizer)
@@ -461,7 +463,7 @@ def start_training(rng, env, config):
 
 
 def train(config, seed, quiet=False):
-    """Train an agent until it reaches the goal, or until total_steps.
+    """Train an agent until it reaches the goal, diverges, or has taken total_steps.
 
     Return its best parameters, its episodes after the warm-up as pairs (last step,
     return), and its evaluations as pairs (step, Evaluation).
@@ -626,7 +628,7 @@ def prioritized_update(rng, learner, memory, step, config):
 #     epsilon          1 to 0.1, 1,000,000 frames   1 to 0.05, 1,500 steps
 #     an episode       starts with up to 30 no-ops  starts with the agent
 #     evaluation       epsilon 0.05                 epsilon 0
-#     training         a fixed number of frames     ends when the goal is reached
+#     training         a fixed number of frames     ends early if the goal is reached
 
 
 # %% Settings: what can be chosen, with the values for CartPole and for other games
@@ -663,7 +665,7 @@ class Config:
     learning_rate: float = option(0.005, "step size of the optimizer")
     clip_value: float = option(np.inf, "limit of each number in a gradient")
     train_every: int = option(1, "steps between two updates")
-    target_period: int = option(20, "steps between two target networks")
+    target_period: int = option(20, "steps between two renewals of the target")
     tau: float = option(1.0, "share of the online network in a new target network")
 
     # Variations
@@ -676,7 +678,7 @@ class Config:
     action_bins: int = option(11, "choices for each number of a continuous action")
     total_steps: int = option(50_000, "training steps at most, with the warm-up")
     eval_every: int = option(256, "steps between two evaluations")
-    eval_episodes: int = option(100, "episodes of an evaluation")
+    eval_episodes: int = option(100, "episodes of an evaluation, 20-fold to confirm")
     goal: float = option(500.0, "mean greedy return that ends training, if confirmed")
 
 
@@ -694,7 +696,7 @@ OTHER = Config(
     eval_episodes=50,
 )
 DEEP = replace(OTHER, hidden=(64, 64, 64))
-TUNED = {  # by hand, on seeds 1000 to 1099; game_config adds the name of the game
+TUNED = {  # by hand, without a record, on seeds 1000 to 1099
     "CartPole-v1": Config(),
     "MountainCar-v0": replace(DEEP, goal=-100.0, eval_every=1_024, total_steps=100_000),
     "Acrobot-v1": replace(DEEP, goal=-72.0, tau=0.03),
@@ -707,7 +709,7 @@ def game_config(env_id):
     return replace(TUNED.get(env_id, OTHER), env_id=env_id)
 
 
-# %% Games: those that can be flattened, with actions that are discrete or bounded
+# %% Games: observations become vectors, and actions become numbers from 0 on
 def make_game(config, **kwargs):
     """Return a game whose observations are vectors and whose actions are 0 to A - 1.
 
@@ -902,7 +904,7 @@ def skip_if_fails(*paths):
 
 def write_zip(out, config):
     """Pack this program, its documents and tests, and the files of the run."""
-    program = Path(globals().get("__file__", "main.py"))  # A notebook has no file.
+    program = Path(globals().get("__file__", "main.py"))  # Cells may have no file.
     here = program.parent
     files = {"main.py": program}
     for name in ("README.md", "requirements.txt", "tests/requirements.txt"):
@@ -1043,9 +1045,6 @@ def make_parser(words):
     add = parser.add_argument
     add("--seed", type=int, default=0, help="seed of all random numbers")
     add("--out", type=Path, default=Path(), help="folder for the files")
-    scored = "score these files, with the settings in them but for --eval-episodes"
-    add("--evaluate", nargs="+", metavar="FILE", help=scored)
-    add("--watch", action="store_true", help="show the agent in a window at the end")
     defaults = game_config(env_id)
     for setting in fields(Config):
         if setting.name != "env_id":
@@ -1111,6 +1110,10 @@ def main(argv=None):
         words = shlex.split(words)
     words = [str(word) for word in words]
     parser = make_parser(words)
+    scored = "score these files, with the settings in them but for --eval-episodes"
+    parser.add_argument("--evaluate", nargs="+", metavar="FILE", help=scored)
+    shown = "show each agent in a window at the end"
+    parser.add_argument("--watch", action="store_true", help=shown)
     args = parser.parse_args(words)
     config = make_config(args)
     check_numbers(parser, config)
@@ -1126,6 +1129,6 @@ def main(argv=None):
     return 0
 
 
-# A cell of a notebook has no __file__. There, nothing runs before a cell calls main.
-if __name__ == "__main__" and "__file__" in globals():
+# In Jupyter, nothing runs before a cell calls main.
+if __name__ == "__main__" and not sys.argv[0].endswith("kernel_launcher.py"):
     sys.exit(main())

@@ -6,10 +6,11 @@
     python tests/mutation.py --options    options that do nothing, one after the other
 
 A mutant is main.py with another operator, number, name or condition, or without a
-statement, somewhere in the cells Network to Training but Settings. With --options, main.py
-reads the default of an option instead of the option. The tests notice a mutant if one
-of them fails or if they take too long. Some mutants compute the same as before; nothing
-can notice these. Each mutant takes from a few seconds to a whole run of the tests.
+statement, somewhere in the cells Network to Training, Variations or Games. With
+--options, main.py reads the default of an option instead of the option. The tests notice
+a mutant if one of them fails or if they take too long. Some mutants compute the same as
+before; nothing can notice these. Each mutant takes from a few seconds to a whole run of
+the tests.
 """
 
 import argparse
