@@ -202,7 +202,11 @@ def make_memory(config):
 
 
 def warm_up(rng, env, config):
-    """Play at random, so that learning starts with a memory of various transitions."""
+    """Play at random, so that learning starts with a memory of various transitions.
+
+    In Gymnasium, env.step tells whether the game is over (terminated) and whether the
+    time is up (truncated). In both cases, env.reset starts the next episode.
+    """
     memory = make_memory(config)
     obs, _ = env.reset(seed=int(rng.integers(2**31)))
     for _ in range(config.warmup_steps):
@@ -259,11 +263,11 @@ def reward_to_learn(reward, config):
 def td_error(params, target_params, transition, config):
     """Return the temporal-difference error y - Q(s, a) of a single transition.
 
-    DQN:          y = r + gamma max_a' Q_target(s', a')
-    Double DQN:   y = r + gamma Q_target(s', argmax_a' Q(s', a'))
-    Game over:    y = r
+    DQN:         value = max_a' Q_target(s', a')
+    Double DQN:  value = Q_target(s', argmax_a' Q(s', a'))
 
-    In both, Q_target(s', a') counts as the limit if it is larger.
+    y = r + gamma min(value, limit)     if the game goes on
+    y = r                               if the game is over
 
     If some predictions are too high and some too low by chance, the maximum prefers
     those that are too high, and on average it exceeds the true value. In Double DQN
@@ -276,13 +280,13 @@ def td_error(params, target_params, transition, config):
         next_action = jnp.argmax(q_values(params, next_obs))
     else:
         next_action = jnp.argmax(target_values)
+    value = target_values[next_action]
 
     # Predictions that learn from each other can grow without end, above all with raw
     # rewards. The limit prevents this. By default, it is 1,000 (1 - gamma) = 10 and is
     # hardly ever reached, because true values in CartPole are at most 1.
     limit = config.q_limit * reward_factor(config)
-    next_value = jnp.minimum(target_values[next_action], limit)
-    y = r + config.gamma * next_value * (1 - terminated)
+    y = r + config.gamma * jnp.minimum(value, limit) * (1 - terminated)
 
     # Only the prediction is to move, so the gradient treats y as a constant.
     return lax.stop_gradient(y) - q_values(params, obs)[action]
@@ -508,7 +512,7 @@ def train(config, seed, quiet=False):
                     break  # Such a network has diverged, and will never recover.
                 if score > best_score:
                     best_score = score
-                    best_params = learner.params
+                    best_params = learner.params  # Later ones may play worse.
                 if score >= config.goal:
                     break
     return best_params, episodes, evaluations
@@ -809,7 +813,8 @@ def load_agent(path):
 
         # Of mygame:My-v0, only My-v0 is used: a file may not import the module mygame.
         config = Config(**content["config"])
-        config = replace(config, env_id=config.env_id.split(":")[-1])
+        name = config.env_id.split(":")[-1]
+        config = replace(config, env_id=name, goal=float(config.goal))
         if config.env_id not in gym.registry:
             raise ValueError(f"its game {config.env_id} is not known; give --env-id")
 
@@ -1109,7 +1114,7 @@ def main(argv=None):
     if isinstance(words, str):
         words = shlex.split(words)
     words = [str(word) for word in words]
-    parser = make_parser(words)
+    parser = make_parser(words)  # tests/study.py has these options, but not the next.
     scored = "score these files, with the settings in them but for --eval-episodes"
     parser.add_argument("--evaluate", nargs="+", metavar="FILE", help=scored)
     shown = "show each agent in a window at the end"

@@ -173,6 +173,13 @@ def test_a_file_that_is_cut_anywhere_is_a_value_error(path):
         refuse(path)
 
 
+@pytest.mark.parametrize("wrong", [{"goal": "high"}, {"env_id": 7}, {"hidden": 8}])
+def test_settings_that_cannot_be_used_are_a_value_error(wrong, path, save):
+    params, config = new_params()
+    save(params, replace(config, **wrong))
+    refuse(path)
+
+
 WRONG = {
     "not a number": {"scale": np.float32([0, 1, 2, np.nan])},
     "infinite": {"scale": np.float32([0, 1, 2, np.inf])},
