@@ -29,7 +29,7 @@ not chase targets that move with them. After 512 random steps, training repeats 
 
     Act.       With probability epsilon, take a random action. Otherwise, take the
                greedy action: the one whose predicted Q-value is the largest. At first,
-               epsilon is 1. It falls towards 0.05.
+               epsilon is 1. Within 1,500 steps, it falls to 0.05.
     Remember.  Store what happened as a transition in the replay memory.
     Learn.     Draw a random batch from the memory, and move the predictions for its
                transitions towards their targets. A random batch mixes many parts of the
@@ -42,9 +42,9 @@ not chase targets that move with them. After 512 random steps, training repeats 
 
 Four more ideas are used by default, and explained where they stand: scaled observations
 in the cell Replay, and scaled rewards, Double DQN and an upper limit in Learning. In
-the code, `config` holds the settings, such as gamma or the size of a batch. The lecture
-begins with the cell Network and ends with the cell Training. Variations, settings,
-games, files and options follow.
+the code, `config` holds the settings, which the cell Settings lists. The lecture begins
+with the cell Network and ends with the cell Training. Variations, settings, games,
+files and options follow.
 
     python main.py                                     train, and write all files
     python main.py --evaluate params.pkl               score trained parameters
