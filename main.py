@@ -40,16 +40,16 @@ not chase targets that move with them. After 512 random steps, training repeats 
                too. The agent does not learn from these episodes. Stop in any case after
                50,000 steps.
 
-Four more ideas are used by default, and explained where they stand: scaled observations
-in the cell Replay, and scaled rewards, Double DQN and an upper limit in Learning. In
-the code, `config` holds the settings, which the cell Settings lists. The lecture begins
-with the cell Network and ends with the cell Training. Variations, settings, games,
-files and options follow.
+Four more ideas change observations and targets by default. They are explained where
+they stand: scaled observations in the cell Replay, and scaled rewards, Double DQN and
+an upper limit in Learning. In the code, `config` holds the settings, which the cell
+Settings lists. The lecture begins with the cell Network and ends with the cell
+Training. Variations, settings, games, files and options follow.
 
     python main.py                                     train, and write all files
     python main.py --evaluate params.pkl               score trained parameters
     python main.py --env-id Acrobot-v1 --out acrobot   train for another game
-    python main.py --help                              explain all settings
+    python main.py --help                              list all settings
 
 In a notebook, run the cells, which begin with # %%, and then main("--seed 1"). After a
 change, run all cells again: functions that JAX has compiled still hold the old code.
@@ -283,8 +283,8 @@ def td_error(params, target_params, transition, config):
     value = target_values[next_action]
 
     # Predictions that learn from each other can grow without end, above all with raw
-    # rewards. The limit prevents this. By default, it is 1,000 (1 - gamma) = 10 and is
-    # hardly ever reached, because true values in CartPole are at most 1.
+    # rewards. The limit prevents this. By default, it is 1,000 (1 - gamma) = 10, which
+    # predictions hardly ever reach. True values in CartPole are at most 1.
     limit = config.q_limit * reward_factor(config)
     y = r + config.gamma * jnp.minimum(value, limit) * (1 - terminated)
 
@@ -662,9 +662,13 @@ class Config:
 
     # Learning
     gamma: float = option(0.99, "discount of a reward one step later")
-    reward_mode: str = option("scaled", "what is learned", ("scaled", "clipped", "raw"))
+    reward_mode: str = option(
+        "scaled",
+        "learn rewards times 1 - gamma, clipped to [-1, 1], or as they are",
+        ("scaled", "clipped", "raw"),
+    )
     double: bool = option(True, "use the target of Double DQN")
-    q_limit: float = option(1_000.0, "upper limit of next values, before scaling")
+    q_limit: float = option(1_000.0, "upper limit of Q(s', a'), before scaling")
     loss: str = option("huber", "cost of an error", ("huber", "squared"))
     learning_rate: float = option(0.005, "step size of the optimizer")
     clip_value: float = option(np.inf, "limit of each number in a gradient")
@@ -1117,7 +1121,7 @@ def main(argv=None):
     parser = make_parser(words)  # tests/study.py has these options, but not the next.
     scored = "score these files, with the settings in them but for --eval-episodes"
     parser.add_argument("--evaluate", nargs="+", metavar="FILE", help=scored)
-    shown = "show each agent in a window at the end"
+    shown = "show each agent in a window, after its score"
     parser.add_argument("--watch", action="store_true", help=shown)
     args = parser.parse_args(words)
     config = make_config(args)
