@@ -143,7 +143,7 @@ def q_values(params, obs):
 
 
 # %% Policy: explore with random actions, or use what has been learned
-# The course prescribes the names and the first arguments of the next three functions.
+# The course's skeleton has the names and the first arguments of these three functions.
 # Our rng is a random generator of NumPy, which unlike JAX's needs no compilation.
 def random_policy_fn(rng, obs, n_actions=2):
     """Return random actions, all equally likely: [..., O] -> [...]."""
@@ -283,8 +283,8 @@ def td_error(params, target_params, transition, config):
     value = target_values[next_action]
 
     # Predictions that learn from each other can grow without end, above all with raw
-    # rewards. The limit prevents this. By default, it is 1,000 (1 - gamma) = 10, which
-    # predictions hardly ever reach. True values in CartPole are at most 1.
+    # rewards. The limit keeps targets from doing so. By default, it is 10, which is
+    # 1,000 (1 - gamma), and hardly ever reached. True values in CartPole are at most 1.
     limit = config.q_limit * reward_factor(config)
     y = r + config.gamma * jnp.minimum(value, limit) * (1 - terminated)
 
@@ -672,8 +672,8 @@ class Config:
     loss: str = option("huber", "cost of an error", ("huber", "squared"))
     learning_rate: float = option(0.005, "step size of the optimizer")
     clip_value: float = option(np.inf, "limit of each number in a gradient")
-    train_every: int = option(1, "steps between two updates")
-    target_period: int = option(20, "steps between two renewals of the target")
+    train_every: int = option(1, "steps from one update to the next")
+    target_period: int = option(20, "steps from one target network to the next")
     tau: float = option(1.0, "share of the online network in a new target network")
 
     # Variations
@@ -685,7 +685,7 @@ class Config:
     env_id: str = option("CartPole-v1", "name of the game")
     action_bins: int = option(11, "choices for each number of a continuous action")
     total_steps: int = option(50_000, "training steps at most, with the warm-up")
-    eval_every: int = option(256, "steps between two evaluations")
+    eval_every: int = option(256, "steps from one evaluation to the next")
     eval_episodes: int = option(100, "episodes of an evaluation, 20-fold to confirm")
     goal: float = option(500.0, "mean greedy return that ends training, if confirmed")
 
@@ -721,7 +721,7 @@ def game_config(env_id):
 def make_game(config, **kwargs):
     """Return a game whose observations are vectors and whose actions are 0 to A - 1.
 
-    It ends after 1,000 steps if it has no time limit of its own. At the end of an
+    It ends after 1,000 steps if it is registered without a time limit. At the end of an
     episode, info["episode"]["r"] is its return.
     """
     game = gym.make(config.env_id, **kwargs)

@@ -4,7 +4,8 @@ r"""Train agents with many seeds, and compare variants of the method on the same
     python tests/study.py --seeds 10 --compare no-double "tau=0.05 target-period=1"
 
 The table of ablations in README.md comes from this command for bash, with Python 3.11
-and jax 0.10.1:
+and jax 0.10.1. Other versions and processors round otherwise, so that single agents
+differ. It takes more than an hour of CPU time:
 
     python tests/study.py --seed 34000 --seeds 100 --total-steps 20000 --compare \
         no-double "tau=0.05 target-period=1" target-period=200 train-every=4 \
