@@ -37,8 +37,8 @@ not chase targets that move with them. After 512 random steps, training repeats 
                target network.
     Evaluate.  Every 256 steps, let the agent play 100 greedy episodes. If their mean
                return is 500, this may be luck: play 2,000 more, and stop if theirs is,
-               too. The agent does not learn from these episodes. Stop in any case after
-               50,000 steps.
+               too. The agent does not learn from these episodes. Stop also after 50,000
+               steps, and if the network diverges.
 
 Four more ideas change observations and targets by default. They are explained where
 they stand: scaled observations in the cell Replay, and scaled rewards, Double DQN and
@@ -651,7 +651,7 @@ class Config:
 
     # Policy
     epsilon_start: float = option(1.0, "epsilon before its decay")
-    epsilon_end: float = option(0.05, "epsilon after its decay")
+    epsilon_end: float = option(0.05, "epsilon that the decay approaches")
     epsilon_decay: float = option(1_500.0, "steps of a linear decay, or time constant")
     epsilon_fall: str = option("linear", "form of decay", ("linear", "exponential"))
 
@@ -1043,7 +1043,7 @@ def make_parser(words):
         description="Train a Deep Q-Network, and write all files of the hand-in. "
         "The defaults of the settings depend on --env-id.",
         epilog="For a game of your own, write mygame.py beside main.py, with a "
-        "gymnasium.Env and gymnasium.register('My-v0', MyEnv). For GIFs, it needs "
+        "gymnasium.Env and gymnasium.register('My-v0', MyEnv). For GIFs, give it "
         "metadata = {'render_modes': ['rgb_array'], 'render_fps': 10}, a constructor "
         "that stores render_mode, and render(), which returns a picture. Then give "
         "--env-id mygame:My-v0, to train as well as to --evaluate.",
@@ -1121,7 +1121,7 @@ def main(argv=None):
     parser = make_parser(words)  # tests/study.py has these options, but not the next.
     scored = "score these files, with the settings in them but for --eval-episodes"
     parser.add_argument("--evaluate", nargs="+", metavar="FILE", help=scored)
-    shown = "show each agent in a window, after its score"
+    shown = "show the trained agent, or each FILE, in a window"
     parser.add_argument("--watch", action="store_true", help=shown)
     args = parser.parse_args(words)
     config = make_config(args)

@@ -3,9 +3,10 @@ r"""Train agents with many seeds, and compare variants of the method on the same
     python tests/study.py --seeds 10
     python tests/study.py --seeds 10 --compare no-double "tau=0.05 target-period=1"
 
-The table of ablations in README.md comes from this command for bash, with Python 3.11
-and jax 0.10.1. Other versions and processors round otherwise, so that single agents
-differ. It takes more than an hour of CPU time:
+The table of ablations in README.md comes from this command for bash, with Python 3.11,
+jax 0.10.1, optax 0.2.8, gymnasium 1.4.0 and numpy 2.4.6 on an AMD EPYC. Other versions
+and processors round otherwise, so that agents differ. It takes more than an hour of CPU
+time:
 
     python tests/study.py --seed 34000 --seeds 100 --total-steps 20000 --compare \
         no-double "tau=0.05 target-period=1" target-period=200 train-every=4 \
