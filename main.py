@@ -428,13 +428,12 @@ def evaluate(rng, params, n_episodes, config):
     first_obs, rewards = play_episodes(rng, params, n_episodes, config)
     returns = rewards.sum(axis=0)
 
+    # Both are sums of the rewards that are learned, but without their scaling.
+    factor = reward_factor(config)
     q = np.asarray(q_values(params, first_obs))  # [N, A]
-    predicted = q.max(axis=-1) / reward_factor(config)  # without the scaling
-
-    if config.reward_mode == "clipped":
-        rewards = np.clip(rewards, -1, 1)  # Only these have been learned.
+    predicted = q.max(axis=-1) / factor
     discounts = config.gamma ** np.arange(len(rewards))
-    achieved = discounts @ rewards  # [T] @ [T, N] -> [N]
+    achieved = discounts @ reward_to_learn(rewards, config) / factor  # [N]
     return Evaluation(returns, achieved, predicted)
 
 

@@ -109,15 +109,15 @@ def test_what_happened_is_remembered_and_returned_as_it_happened(watch, no_learn
 
 
 @pytest.mark.parametrize(
-    ("reward_mode", "learned"),
+    ("reward_mode", "learned", "achieved"),
     [
-        ("raw", [-7, 0.5, 7]),
-        ("clipped", [-1, 0.5, 1]),
-        ("scaled", [-1.75, 0.125, 1.75]),
+        ("raw", [-7, 0.5, 7], -7 + 0.75 * 0.5 + 0.75**2 * 7),
+        ("clipped", [-1, 0.5, 1], -1 + 0.75 * 0.5 + 0.75**2),
+        ("scaled", [-1.75, 0.125, 1.75], -7 + 0.75 * 0.5 + 0.75**2 * 7),
     ],
 )
 def test_rewards_are_learned_raw_or_clipped_or_times_1_minus_gamma_and_returns_are_raw(
-    reward_mode, learned, watch, no_learning
+    reward_mode, learned, achieved, watch, no_learning
 ):
     samples = watch("sample_batch")
     config = replace(SMALL, env_id="Pays-v0", gamma=0.75, reward_mode=reward_mode)
@@ -128,6 +128,7 @@ def test_rewards_are_learned_raw_or_clipped_or_times_1_minus_gamma_and_returns_a
     assert rewards[100:298] == pytest.approx(learned * 66)
     assert {score for _, score in episodes} == {0.5}
     assert evaluations[-1][1].returns.tolist() == [0.5] * 3
+    assert evaluations[-1][1].achieved == pytest.approx([achieved] * 3)
 
 
 @pytest.mark.parametrize("prioritized", [False, True])
